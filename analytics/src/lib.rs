@@ -1,0 +1,3 @@
+//! Journal to engine, engine to store and alerts. Querying.
+
+pub mod store;

@@ -1,0 +1,95 @@
+//! The durable log between stages. One small interface, two implementations: Kafka, and segment files of our own.
+
+pub mod record;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+pub use record::{Record, Source, Topic};
+
+/// What can go wrong in a journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    #[error("journal {path}: {source}")]
+    Io { path: String, source: std::io::Error },
+    #[error("journal {path} is corrupt: {reason}")]
+    Corrupt { path: String, reason: String },
+    /// Another process holds the data folder.
+    #[error("journal {path} is in use by another process")]
+    Locked { path: String },
+    #[error("kafka: {0}")]
+    Kafka(String),
+    #[error("journal is shutting down")]
+    Closed,
+}
+
+/// A topic's partition. The embedded journal has one partition, 0, a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition {
+    pub topic: Topic,
+    pub number: i32,
+}
+
+/// For each partition the offset that comes next: one more than the last offset dealt with.
+pub type Positions = BTreeMap<Partition, u64>;
+
+/// A record as it comes out of the journal.
+#[derive(Clone, Debug)]
+pub struct Delivered {
+    pub partition: Partition,
+    pub offset: u64,
+    pub record: Record,
+}
+
+/// How much a poll may bring, and how long it may wait for the first record.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub records: usize,
+    pub bytes: usize,
+    pub wait: Duration,
+}
+
+/// What a poll brings.
+#[derive(Debug)]
+pub enum Polled {
+    /// Records, in order within each partition. Never empty.
+    Records(Vec<Delivered>),
+    /// Nothing came within the wait.
+    Idle,
+    /// Partitions that another consumer of the group takes over. The caller stores and commits what it holds of them;
+    /// its next poll lets the hand-over go on.
+    Revoking(Vec<Partition>),
+    /// Partitions newly given to this consumer, which start at the group's committed offsets.
+    Assigned(Vec<Partition>),
+}
+
+/// The durable log.
+#[async_trait]
+pub trait Journal: Send + Sync {
+    /// Appends records to a topic. Returns once all of them are durable: synced to disk, or acknowledged with acks=all.
+    /// After an error any of them may be in the log or not; the sender sends them again.
+    async fn append(&self, topic: Topic, records: Vec<Record>) -> Result<(), JournalError>;
+
+    /// A new member of a consumer group over some topics. It starts where the group last committed, or at the start.
+    async fn subscribe(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Consumer>, JournalError>;
+
+    /// Whether the journal can take records now; the error says why not.
+    async fn ready(&self) -> Result<(), JournalError>;
+
+    /// A name that tells this journal from any other, for the positions that stores keep.
+    fn id(&self) -> String;
+}
+
+/// A member of a consumer group.
+#[async_trait]
+pub trait Consumer: Send {
+    async fn poll(&mut self, limits: Limits) -> Result<Polled, JournalError>;
+
+    /// Moves the group's offsets, durably. Positions may only move forward.
+    async fn commit(&mut self, positions: &Positions) -> Result<(), JournalError>;
+
+    /// Records in the partitions held that this consumer has not been given yet.
+    async fn lag(&mut self) -> Result<u64, JournalError>;
+}

@@ -1,0 +1,79 @@
+//! What travels through the journal: one event a record, with where it came from and when.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// A stream of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Topic {
+    /// Audit events, as received.
+    Audit,
+    /// Falco's events, as received.
+    Falco,
+    /// Findings, as JSON objects in the shape of the `alerts` table.
+    Alerts,
+    /// What could not be parsed, whole, each with its reason.
+    DeadLetters,
+}
+
+impl Topic {
+    pub const ALL: [Topic; 4] = [Topic::Audit, Topic::Falco, Topic::Alerts, Topic::DeadLetters];
+
+    /// The topic's name in files, metrics and, behind a prefix, in Kafka.
+    pub fn name(self) -> &'static str {
+        match self {
+            Topic::Audit => "audit",
+            Topic::Falco => "falco",
+            Topic::Alerts => "alerts",
+            Topic::DeadLetters => "dead-letters",
+        }
+    }
+}
+
+impl fmt::Display for Topic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What kind of sender a record came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An API server's audit webhook.
+    Audit,
+    /// Falco or falcosidekick.
+    Falco,
+    /// Vedette itself: findings.
+    Vedette,
+}
+
+impl Source {
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Audit => "audit",
+            Source::Falco => "falco",
+            Source::Vedette => "vedette",
+        }
+    }
+
+    /// The source of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        [Source::Audit, Source::Falco, Source::Vedette].into_iter().find(|source| source.name() == name)
+    }
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The cluster it came from.
+    pub cluster: Arc<str>,
+    pub source: Source,
+    /// When it was received: microseconds since 1970, UTC.
+    pub received_at: i64,
+    /// Why it is a dead letter; `None` elsewhere.
+    pub reason: Option<String>,
+    /// The event's own bytes, unchanged.
+    pub payload: Bytes,
+}

@@ -1,0 +1,87 @@
+//! An event's identity: its cluster and its content, hashed. The auditID can't serve alone, since a client chooses it.
+
+use std::fmt;
+
+/// The first 128 bits of BLAKE3 over the cluster's name, a zero byte and the event's bytes as they were received.
+///
+/// Two deliveries of the same bytes from the same cluster are the same event. Written as 32 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(pub u128);
+
+impl EventId {
+    pub fn of(cluster: &str, event: &[u8]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(cluster.as_bytes());
+        hasher.update(&[0]);
+        hasher.update(event);
+        Self::from_hash(&hasher.finalize())
+    }
+
+    /// An id over several parts, each closed by a zero byte, for records that Vedette itself makes.
+    pub fn of_parts(parts: &[&str]) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for part in parts {
+            hasher.update(part.as_bytes());
+            hasher.update(&[0]);
+        }
+        Self::from_hash(&hasher.finalize())
+    }
+
+    fn from_hash(hash: &blake3::Hash) -> Self {
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash.as_bytes()[..16]);
+        Self(u128::from_be_bytes(first))
+    }
+
+    /// The id back from its 32 hex digits; `None` if the text is anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        plain.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+    }
+
+    /// The 32 hex digits without an allocation.
+    pub fn hex(&self) -> [u8; 32] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut out = [0; 32];
+        for (i, byte) in self.0.to_be_bytes().into_iter().enumerate() {
+            out[2 * i] = DIGITS[usize::from(byte >> 4)];
+            out[2 * i + 1] = DIGITS[usize::from(byte & 15)];
+        }
+        out
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EventId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_and_content_both_count() {
+        let id = EventId::of("prod", b"{}");
+        assert_eq!(id, EventId::of("prod", b"{}"));
+        assert_ne!(id, EventId::of("dev", b"{}"));
+        assert_ne!(id, EventId::of("prod", b"{ }"));
+        assert_ne!(EventId::of("a", b"bc"), EventId::of("ab", b"c"));
+    }
+
+    #[test]
+    fn hex_round_trips_and_rejects_anything_else() {
+        let id = EventId::of("prod", b"{}");
+        assert_eq!(std::str::from_utf8(&id.hex()).unwrap(), id.to_string());
+        assert_eq!(EventId::parse(&id.to_string()), Some(id));
+        assert_eq!(EventId::parse("+1"), None);
+        assert_eq!(EventId::parse(&"z".repeat(32)), None);
+    }
+}
