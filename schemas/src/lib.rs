@@ -1,5 +1,6 @@
 //! What a record is, in every notation: Arrow, ClickHouse DDL and the reference page. Decoding from JSON. No I/O.
 
+pub mod derive;
 pub mod identity;
 pub mod notation;
 pub mod table;

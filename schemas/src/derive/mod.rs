@@ -1,0 +1,54 @@
+//! The derived tables: containers, policy rules and subjects out of a batch of audit events, once for all rules.
+
+mod body;
+mod cells;
+mod container;
+mod role;
+mod source;
+mod tolerant;
+
+#[cfg(test)]
+mod tests;
+
+use arrow::record_batch::RecordBatch;
+
+use crate::table::Table;
+use cells::Rows;
+use source::{Object, Source};
+
+/// The rows that a batch of audit events gives to each derived table.
+#[derive(Clone, Debug)]
+pub struct Derived {
+    pub containers: RecordBatch,
+    pub role_rules: RecordBatch,
+    pub role_subjects: RecordBatch,
+}
+
+/// Reads the objects written by the events of `audit`, a batch in the audit table's schema.
+///
+/// An event counts if its verb is create, update or patch and its resource is a pod, a pod template or RBAC. The body is
+/// the response's object, which shows what admission made of it; else the request's. Bodies that are another object (the
+/// Status of a refused write, a JSON Patch) give no rows, and fields of the wrong type count as absent.
+///
+/// # Panics
+///
+/// If the batch is not in the audit table's schema.
+pub fn derive(audit: &RecordBatch) -> Derived {
+    let mut containers = Rows::new(Table::Containers);
+    let mut role_rules = Rows::new(Table::RoleRules);
+    let mut role_subjects = Rows::new(Table::RoleSubjects);
+    if let Some(source) = Source::of(audit) {
+        for write in source.writes() {
+            match write.object {
+                Object::Pods(holder) => container::append(&write, holder, &mut containers),
+                Object::Role(kind) => role::append_rules(&write, kind, &mut role_rules),
+                Object::Binding(kind) => role::append_subjects(&write, kind, &mut role_subjects),
+            }
+        }
+    }
+    Derived {
+        containers: containers.finish(audit),
+        role_rules: role_rules.finish(audit),
+        role_subjects: role_subjects.finish(audit),
+    }
+}
