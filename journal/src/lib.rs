@@ -1,5 +1,6 @@
 //! The durable log between stages. One small interface, two implementations: Kafka, and segment files of our own.
 
+pub mod embedded;
 pub mod record;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,10 @@ pub enum JournalError {
     /// Another process holds the data folder.
     #[error("journal {path} is in use by another process")]
     Locked { path: String },
+    /// The size limit is reached, and the oldest records have yet to be read. Refusing new ones tells the senders to wait;
+    /// dropping old ones would lose evidence.
+    #[error("journal {path} is full: it takes more once its consumer groups have read on")]
+    Full { path: String },
     #[error("kafka: {0}")]
     Kafka(String),
     #[error("journal is shutting down")]

@@ -1,0 +1,96 @@
+//! A writer process is killed in mid-stream: what it was told is durable is there afterwards, in order.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use vedette_journal::embedded::{Config, Embedded};
+use vedette_journal::{Journal, Record, Topic};
+
+use crate::suite::{ROOMY, read, record};
+
+const FOLDER: &str = "VEDETTE_TEST_CRASH_FOLDER";
+const SENDERS: usize = 4;
+const BATCH: usize = 25;
+
+fn open(path: &std::path::Path) -> Arc<Embedded> {
+    Config { path: path.to_owned(), segment_bytes: 200_000, ..Config::default() }.open().unwrap()
+}
+
+fn sent_record(sender: usize, number: usize) -> Record {
+    Record { cluster: format!("sender-{sender}").into(), payload: format!("{number:0>300}").into(), ..record(number) }
+}
+
+/// Not a test of its own: `acknowledged_records_survive_a_kill` starts this process again with this test alone. It sends
+/// until it is killed, and prints what is acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn crash_writer() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let journal = open(std::path::Path::new(&folder));
+    let send = |sender: usize| {
+        let journal = journal.clone();
+        tokio::spawn(async move {
+            for start in (0..).step_by(BATCH) {
+                let batch = (start..start + BATCH).map(|number| sent_record(sender, number));
+                journal.append(Topic::Audit, batch.collect()).await.unwrap();
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "acknowledged {sender} {}", start + BATCH).unwrap();
+                out.flush().unwrap();
+            }
+        })
+    };
+    for sender in (0..SENDERS).map(send).collect::<Vec<_>>() {
+        sender.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn acknowledged_records_survive_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 1..=3 {
+        // Each round is killed at another moment, and starts in a fresh folder below.
+        let path = folder.path().join(round.to_string());
+        let acknowledged = write_and_kill(&path, 37 * round);
+        let journal = open(&path);
+        let mut consumer = journal.subscribe("after", &[Topic::Audit]).await.unwrap();
+        let total = consumer.lag().await.unwrap() as usize;
+        let all = read(&mut *consumer, total, ROOMY).await;
+        for (sender, &count) in acknowledged.iter().enumerate() {
+            let name = format!("sender-{sender}");
+            let own = all.iter().filter(|delivered| *delivered.record.cluster == *name);
+            let own: Vec<_> = own.map(|delivered| delivered.record.clone()).collect();
+            assert!(own.len() >= count, "sender {sender}: {count} acknowledged, {} found", own.len());
+            let expected: Vec<_> = (0..own.len()).map(|number| sent_record(sender, number)).collect();
+            assert_eq!(own, expected);
+        }
+        journal.append(Topic::Audit, vec![record(1)]).await.unwrap();
+        assert_eq!(read(&mut *consumer, 1, ROOMY).await[0].offset, total as u64);
+    }
+}
+
+/// Gives back how many records of each sender the killed process had been told are durable.
+fn write_and_kill(path: &std::path::Path, after_lines: usize) -> [usize; SENDERS] {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "embedded_crash::crash_writer", "--nocapture", "--test-threads=1"])
+        .env(FOLDER, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut acknowledged = [0; SENDERS];
+    let mut lines = 0;
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        // The test runner's own words may stand before the first line, and the kill may cut the last one short.
+        let Some(at) = line.find("acknowledged ") else { continue };
+        let mut words = line[at..].split(' ').skip(1).map(str::parse::<usize>);
+        let (Some(Ok(sender)), Some(Ok(count))) = (words.next(), words.next()) else { continue };
+        acknowledged[sender] = acknowledged[sender].max(count);
+        lines += 1;
+        if lines == after_lines {
+            child.kill().unwrap();
+        }
+    }
+    child.wait().unwrap();
+    assert!(lines >= after_lines, "the writer was killed, not finished");
+    acknowledged
+}

@@ -1,0 +1,363 @@
+//! The embedded journal: the suite, and what only a folder of files can be asked.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use tempfile::TempDir;
+use vedette_journal::embedded::{Config, Embedded};
+use vedette_journal::{Journal, JournalError, Limits, Partition, Polled, Positions, Record, Topic};
+
+use crate::suite::{self, Place, ROOMY, after, contents, read, record, records};
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    fn config(&self) -> Config {
+        Config { path: self.0.path().to_owned(), ..Config::default() }
+    }
+
+    fn segments(&self, topic: Topic) -> Vec<PathBuf> {
+        segments(&self.0.path().join(topic.name()))
+    }
+}
+
+#[async_trait]
+impl Place for Folder {
+    async fn open(&self) -> Arc<dyn Journal> {
+        // Small segments, so that every check crosses their borders.
+        Config { segment_bytes: 4_000, ..self.config() }.open().unwrap()
+    }
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let mut segments: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    segments
+}
+
+fn large(number: usize, size: usize) -> Record {
+    Record { payload: vec![number as u8; size].into(), ..record(number) }
+}
+
+async fn read_all(journal: &Embedded, count: usize) -> Vec<Record> {
+    let mut consumer = journal.subscribe("all", &[Topic::Audit]).await.unwrap();
+    let all = contents(&read(&mut *consumer, count, ROOMY).await);
+    assert_eq!(consumer.lag().await.unwrap(), 0, "nothing comes after them");
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conforms() {
+    suite::run_all(Folder::new).await;
+}
+
+#[tokio::test]
+async fn a_payload_larger_than_any_chunk_comes_back() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    let sent = vec![record(0), large(1, 5 << 20), large(2, 9 << 20), record(3)];
+    journal.append(Topic::Audit, sent.clone()).await.unwrap();
+    assert!(read_all(&journal, 4).await == sent);
+}
+
+#[tokio::test]
+async fn a_second_opening_is_refused() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    assert!(matches!(folder.config().open(), Err(JournalError::Locked { .. })));
+    let consumer = journal.subscribe("holder", &[Topic::Audit]).await.unwrap();
+    drop(journal);
+    assert!(matches!(folder.config().open(), Err(JournalError::Locked { .. })), "a consumer still writes there");
+    drop(consumer);
+    folder.config().open().unwrap();
+}
+
+#[tokio::test]
+async fn journals_have_different_names() {
+    let (one, other) = (Folder::new(), Folder::new());
+    assert_ne!(one.open().await.id(), other.open().await.id());
+}
+
+/// Cuts the last frame at every byte, and overwrites every byte of it with zeros to the end: what was acknowledged before
+/// is there, the torn frame is not, and the log goes on.
+#[tokio::test]
+async fn a_torn_tail_is_cut_off_at_every_byte() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    journal.append(Topic::Audit, records(0..3)).await.unwrap();
+    let path = folder.segments(Topic::Audit).remove(0);
+    let kept = std::fs::metadata(&path).unwrap().len() as usize;
+    journal.append(Topic::Audit, records(3..5)).await.unwrap();
+    drop(journal);
+    let whole = std::fs::read(&path).unwrap();
+    for cut in kept..whole.len() {
+        for zeros in [false, true] {
+            let mut torn = whole[..cut].to_vec();
+            if zeros {
+                torn.resize(whole.len() + 64, 0);
+            }
+            std::fs::write(&path, torn).unwrap();
+            let journal = folder.config().open().unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().len() as usize, kept, "cut at {cut}, zeros: {zeros}");
+            journal.append(Topic::Audit, records(5..6)).await.unwrap();
+            let mut expected = records(0..3);
+            expected.extend(records(5..6));
+            assert_eq!(read_all(&journal, 4).await, expected);
+        }
+    }
+}
+
+fn flip(path: &Path, at: u64) {
+    let mut file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.read_exact(&mut byte).unwrap();
+    file.seek(SeekFrom::Start(at)).unwrap();
+    file.write_all(&[byte[0] ^ 0x10]).unwrap();
+}
+
+#[tokio::test]
+async fn damage_before_acknowledged_records_is_never_cut_off() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    for number in 0..5 {
+        journal.append(Topic::Audit, records(number..number + 1)).await.unwrap();
+    }
+    drop(journal);
+    let path = folder.segments(Topic::Audit).remove(0);
+    let whole = std::fs::metadata(&path).unwrap().len();
+    for at in (0..whole * 3 / 5).step_by(7) {
+        flip(&path, at);
+        let error = folder.config().open().err();
+        assert!(
+            matches!(&error, Some(JournalError::Corrupt { path: named, reason })
+            if *named == path.display().to_string() && reason.contains("byte")),
+            "byte {at}: {error:?}"
+        );
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), whole);
+        flip(&path, at);
+    }
+    assert_eq!(read_all(&folder.config().open().unwrap(), 5).await, records(0..5));
+}
+
+#[tokio::test]
+async fn damage_in_an_old_segment_names_file_and_byte() {
+    let folder = Folder::new();
+    let config = Config { segment_bytes: 1, ..folder.config() };
+    let journal = config.open().unwrap();
+    for number in 0..3 {
+        journal.append(Topic::Audit, records(number..number + 1)).await.unwrap();
+    }
+    journal.append(Topic::Falco, records(0..1)).await.unwrap();
+    let segments = folder.segments(Topic::Audit);
+    assert_eq!(segments.len(), 3);
+    flip(&segments[1], 40);
+    let mut consumer = journal.subscribe("damaged", &[Topic::Audit, Topic::Falco]).await.unwrap();
+    read(&mut *consumer, 2, ROOMY).await;
+    let error = consumer.poll(ROOMY).await.unwrap_err();
+    let JournalError::Corrupt { path, reason } = error else { panic!("{error}") };
+    assert_eq!(path, segments[1].display().to_string());
+    assert!(reason.contains("byte 0"), "{reason}");
+}
+
+#[tokio::test]
+async fn offsets_in_use_are_not_given_out_again() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    journal.append(Topic::Audit, records(0..9)).await.unwrap();
+    let mut fast = journal.subscribe("fast", &[Topic::Audit]).await.unwrap();
+    let committed = after(&read(&mut *fast, 9, ROOMY).await);
+    fast.commit(&committed).await.unwrap();
+    drop((fast, journal));
+    std::fs::remove_file(folder.segments(Topic::Audit).remove(0)).unwrap();
+    let journal = folder.config().open().unwrap();
+    journal.append(Topic::Audit, records(9..10)).await.unwrap();
+    let mut fast = journal.subscribe("fast", &[Topic::Audit]).await.unwrap();
+    let delivered = read(&mut *fast, 1, ROOMY).await;
+    assert_eq!((delivered[0].offset, contents(&delivered)), (9, records(9..10)));
+}
+
+#[tokio::test]
+async fn commits_only_move_forward_and_only_over_what_exists() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    journal.append(Topic::Audit, records(0..9)).await.unwrap();
+    let partition = Partition { topic: Topic::Audit, number: 0 };
+    let mut consumer = journal.subscribe("forward", &[Topic::Audit]).await.unwrap();
+    consumer.commit(&Positions::from([(partition, 6)])).await.unwrap();
+    consumer.commit(&Positions::from([(partition, 2)])).await.unwrap();
+    assert!(consumer.commit(&Positions::from([(partition, 10)])).await.is_err());
+    assert!(consumer.commit(&Positions::from([(Partition { number: 1, ..partition }, 3)])).await.is_err());
+    drop(consumer);
+    let mut consumer = journal.subscribe("forward", &[Topic::Audit]).await.unwrap();
+    assert_eq!(read(&mut *consumer, 3, ROOMY).await[0].offset, 6);
+}
+
+#[tokio::test]
+async fn a_group_that_can_be_no_file_is_refused() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    for name in ["", "../escape", "a/b", ".hidden", "a b"] {
+        assert!(journal.subscribe(name, &[Topic::Audit]).await.is_err(), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_poll_serves_every_topic_in_turn() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    journal.append(Topic::Audit, records(0..1000)).await.unwrap();
+    journal.append(Topic::Falco, records(0..10)).await.unwrap();
+    let mut consumer = journal.subscribe("fair", &[Topic::Audit, Topic::Falco]).await.unwrap();
+    let limits = Limits { records: 20, ..ROOMY };
+    assert!(matches!(consumer.poll(limits).await.unwrap(), Polled::Assigned(partitions) if partitions.len() == 2));
+    let Polled::Records(first) = consumer.poll(limits).await.unwrap() else { panic!() };
+    let falco = first.iter().filter(|delivered| delivered.partition.topic == Topic::Falco).count();
+    assert_eq!((first.len(), falco), (20, 10));
+    let Polled::Records(second) = consumer.poll(limits).await.unwrap() else { panic!() };
+    assert_eq!(second.len(), 20, "the busy topic uses what the idle one leaves");
+    let one = Limits { records: 1, ..ROOMY };
+    journal.append(Topic::Falco, records(10..11)).await.unwrap();
+    let mut topics = Vec::new();
+    for _ in 0..2 {
+        let Polled::Records(next) = consumer.poll(one).await.unwrap() else { panic!() };
+        topics.push(next[0].partition.topic);
+    }
+    topics.sort();
+    assert_eq!(topics, [Topic::Audit, Topic::Falco]);
+}
+
+#[tokio::test]
+async fn a_poll_given_up_loses_nothing() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    let mut consumer = journal.subscribe("hasty", &[Topic::Audit]).await.unwrap();
+    for number in 0..200 {
+        journal.append(Topic::Audit, records(number..number + 1)).await.unwrap();
+    }
+    let mut got = Vec::new();
+    let limits = Limits { records: 3, ..ROOMY };
+    while got.len() < 200 {
+        if let Ok(Polled::Records(more)) = tokio::select! { biased; () = tokio::task::yield_now() => Ok(Polled::Idle), polled = consumer.poll(limits) => polled }
+        {
+            got.extend(more);
+        }
+        if let Polled::Records(more) = consumer.poll(limits).await.unwrap() {
+            got.extend(more);
+        }
+    }
+    assert_eq!(contents(&got), records(0..200));
+}
+
+fn small(folder: &Folder) -> Config {
+    Config { segment_bytes: 5_000, retention_bytes: 40_000, ..folder.config() }
+}
+
+#[tokio::test]
+async fn a_journal_full_of_unread_records_refuses_more_and_recovers() {
+    let folder = Folder::new();
+    let journal = small(&folder).open().unwrap();
+    let mut consumer = journal.subscribe("slow", &[Topic::Audit]).await.unwrap();
+    let mut accepted = 0;
+    let error = loop {
+        match journal.append(Topic::Audit, vec![large(accepted, 1_000)]).await {
+            Ok(()) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 100);
+    };
+    assert!(matches!(error, JournalError::Full { .. }), "{error}");
+    assert!(accepted >= 35, "{accepted} fit");
+    assert!(matches!(journal.ready().await, Err(JournalError::Full { .. })));
+    journal.append(Topic::Falco, records(0..1)).await.unwrap();
+    let first = read(&mut *consumer, 20, Limits { records: 20, ..ROOMY }).await;
+    consumer.commit(&after(&first)).await.unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(4);
+    while journal.ready().await.is_err() {
+        assert!(std::time::Instant::now() < deadline, "a commit makes room at once");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    journal.append(Topic::Audit, vec![large(accepted, 1_000)]).await.unwrap();
+    let rest = contents(&read(&mut *consumer, accepted + 1 - 20, ROOMY).await);
+    assert!(rest.iter().zip(20..).all(|(got, number)| *got == large(number, 1_000)));
+}
+
+#[tokio::test]
+async fn read_records_go_by_size_and_so_do_those_that_no_group_reads() {
+    let folder = Folder::new();
+    let journal = small(&folder).open().unwrap();
+    let mut consumer = journal.subscribe("quick", &[Topic::Audit]).await.unwrap();
+    for number in 0..200 {
+        journal.append(Topic::Audit, vec![large(number, 1_000)]).await.unwrap();
+        let got = read(&mut *consumer, 1, ROOMY).await;
+        consumer.commit(&after(&got)).await.unwrap();
+        journal.append(Topic::DeadLetters, vec![large(number, 1_000)]).await.unwrap();
+    }
+    for topic in [Topic::Audit, Topic::DeadLetters] {
+        let kept: u64 = folder.segments(topic).iter().map(|path| std::fs::metadata(path).unwrap().len()).sum();
+        assert!((20_000..=40_000).contains(&kept), "{topic}: {kept} bytes");
+    }
+    let mut late = journal.subscribe("late", &[Topic::DeadLetters]).await.unwrap();
+    let lag = late.lag().await.unwrap();
+    let rest = read(&mut *late, lag as usize, ROOMY).await;
+    assert!(lag > 20 && rest[0].offset == 200 - lag, "a new group starts at the oldest record kept");
+}
+
+#[tokio::test]
+async fn read_records_go_by_age_and_unread_ones_stay() {
+    let folder = Folder::new();
+    let config = Config { segment_bytes: 1, ..folder.config() };
+    let journal = config.open().unwrap();
+    let mut consumer = journal.subscribe("reader", &[Topic::Audit]).await.unwrap();
+    for number in 0..6 {
+        journal.append(Topic::Audit, records(number..number + 1)).await.unwrap();
+    }
+    let got = read(&mut *consumer, 6, ROOMY).await;
+    consumer.commit(&after(&got[..4])).await.unwrap();
+    for path in folder.segments(Topic::Audit) {
+        let old = SystemTime::now() - Duration::from_secs(73 * 3600);
+        File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    }
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while folder.segments(Topic::Audit).len() != 2 {
+        assert!(std::time::Instant::now() < deadline, "{:?}", folder.segments(Topic::Audit));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    drop(consumer);
+    let mut consumer = journal.subscribe("reader", &[Topic::Audit]).await.unwrap();
+    assert_eq!(contents(&read(&mut *consumer, 2, ROOMY).await), records(4..6));
+}
+
+/// `/dev/full` refuses every write, and can't be cut back either.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_failed_write_is_never_acknowledged() {
+    let folder = Folder::new();
+    drop(folder.config().open().unwrap());
+    let path = folder.segments(Topic::Audit).remove(0);
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let journal = folder.config().open().unwrap();
+    for _ in 0..2 {
+        assert!(journal.append(Topic::Audit, records(0..2)).await.is_err());
+    }
+    assert!(journal.ready().await.is_err());
+    let mut consumer = journal.subscribe("never", &[Topic::Audit]).await.unwrap();
+    consumer.poll(ROOMY).await.unwrap();
+    let wait = Duration::from_millis(50);
+    assert!(matches!(consumer.poll(Limits { wait, ..ROOMY }).await.unwrap(), Polled::Idle));
+}
+
+#[test]
+fn unknown_keys_are_rejected() {
+    assert!(serde_json::from_str::<Config>(r#"{"path": "x", "segments": 1}"#).is_err());
+    assert_eq!(serde_json::from_str::<Config>("{}").unwrap(), Config::default());
+}
