@@ -38,10 +38,12 @@ pub fn sync_dir(dir: &Path) -> Result<(), JournalError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
 }
 
-/// Creates an empty segment, durably.
+/// Creates an empty segment, durably. A file of that name can only be what an earlier attempt left, which nothing was
+/// written to that counts.
 pub fn create(dir: &Path, base: u64) -> Result<File, JournalError> {
     let path = path_of(dir, base);
-    let file = OpenOptions::new().read(true).append(true).create_new(true).open(&path).map_err(at(&path))?;
+    let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(at(&path))?;
+    file.set_len(0).and_then(|()| file.sync_all()).map_err(at(&path))?;
     sync_dir(dir)?;
     Ok(file)
 }

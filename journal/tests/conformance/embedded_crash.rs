@@ -1,14 +1,16 @@
-//! A writer process is killed in mid-stream: what it was told is durable is there afterwards, in order.
+//! Writer processes that fare badly. One is killed in mid-stream: what it was told is durable is there afterwards, in
+//! order. One runs out of room half way through a write: what does not fit is refused, and the log goes on.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use vedette_journal::embedded::{Config, Embedded};
-use vedette_journal::{Journal, Record, Topic};
+use vedette_journal::{Journal, JournalError, Record, Topic};
 
-use crate::suite::{ROOMY, read, record};
+use crate::suite::{ROOMY, contents, read, record};
 
+const LIMITED_FOLDER: &str = "VEDETTE_TEST_LIMITED_FOLDER";
 const FOLDER: &str = "VEDETTE_TEST_CRASH_FOLDER";
 const SENDERS: usize = 4;
 const BATCH: usize = 25;
@@ -93,4 +95,40 @@ fn write_and_kill(path: &std::path::Path, after_lines: usize) -> [usize; SENDERS
     child.wait().unwrap();
     assert!(lines >= after_lines, "the writer was killed, not finished");
     acknowledged
+}
+
+/// Not a test of its own: `a_half_written_batch_is_taken_back` starts it in a process whose files can't grow past 128 KiB.
+#[tokio::test]
+async fn limited_writer() {
+    let Some(folder) = std::env::var_os(LIMITED_FOLDER) else { return };
+    let journal = open(std::path::Path::new(&folder));
+    let batch = |first: usize, count: usize| (first..first + count).map(|number| sent_record(0, number)).collect();
+    journal.append(Topic::Audit, batch(0, 100)).await.unwrap();
+    let refused = journal.append(Topic::Audit, batch(500, 400)).await;
+    assert!(matches!(refused, Err(JournalError::Io { .. })), "{refused:?}");
+    journal.ready().await.unwrap();
+    journal.append(Topic::Audit, batch(100, 50)).await.unwrap();
+    println!("went on");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_half_written_batch_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    // Units differ between shells: 128 blocks are 64 or 128 KiB, and the refused batch lies beyond either. An ignored
+    // SIGXFSZ lets the write fail rather than kill.
+    let output = Command::new("sh")
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 128; exec "$0" "$@""#])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "embedded_crash::limited_writer", "--nocapture", "--test-threads=1"])
+        .env(LIMITED_FOLDER, folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("went on"), "{said}");
+    let journal = open(folder.path());
+    let mut consumer = journal.subscribe("after", &[Topic::Audit]).await.unwrap();
+    assert_eq!(consumer.lag().await.unwrap(), 150);
+    let expected: Vec<_> = (0..150).map(|number| sent_record(0, number)).collect();
+    assert_eq!(contents(&read(&mut *consumer, 150, ROOMY).await), expected);
 }
