@@ -124,7 +124,10 @@ impl Splitter {
 
     /// Gives up the first line of the value at hand, and goes back to scan what follows as if it stood by itself.
     fn fail(&mut self, reason: impl Into<Reason>) {
-        self.fault.get_or_insert(reason.into());
+        if self.fault.is_none() {
+            self.drop_separators();
+            self.fault = Some(reason.into());
+        }
         self.recovering = true;
         self.parts = 0;
         let line_end = memchr::memchr(b'\n', &self.buffer[self.start..]).map(|i| self.start + i + 1);
@@ -176,13 +179,16 @@ impl Splitter {
         // A line, or the rest, that is being given up stays faulty.
         let ended = self.place != Place::Line && self.place != Place::Rest;
         let fault = if ended { self.fault.take() } else { self.fault.clone() };
-        match fault {
-            Some(reason) => {
-                let bytes = self.buffer.split_to(self.start).freeze();
-                self.reject(bytes, reason, out);
-            }
-            None => self.buffer.advance(self.start),
+        if let Some(reason) = fault {
+            let bytes = self.buffer[..self.start].to_vec().into();
+            self.reject(bytes, reason, out);
         }
+        self.drop_separators();
+    }
+
+    /// Cuts off what stands before the value at hand.
+    fn drop_separators(&mut self) {
+        self.buffer.advance(self.start);
         self.at = self.at.saturating_sub(self.start);
         self.envelope.moved(self.start);
         self.start = 0;

@@ -164,9 +164,13 @@ impl Splitter {
                 self.place = Place::BeforeElement(Within::Array);
             }
             b',' | b']' | b'}' if self.recovering => self.at += 1,
-            0xef if self.buffer[self.at..].starts_with(b"\xef\xbb\xbf") => self.at += 3,
+            // A byte order mark, which may come in pieces.
+            0xef | 0xbb | 0xbf if !self.recovering => self.at += 1,
             _ => {
-                self.fault.get_or_insert("not JSON".into());
+                if self.fault.is_none() {
+                    self.drop_separators();
+                    self.fault = Some("not JSON".into());
+                }
                 self.recovering = true;
                 self.place = Place::Line;
             }
