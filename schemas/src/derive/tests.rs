@@ -213,6 +213,14 @@ fn fields_of_the_wrong_type_count_as_absent() {
 }
 
 #[test]
+fn a_body_cut_off_anywhere_gives_nothing() {
+    let events: Vec<_> =
+        (0..POD.len()).map(|end| [("resource", "pods"), ("verb", "create"), ("request_object", &POD[..end])]).collect();
+    let events: Vec<Event> = events.iter().map(|event| event.as_slice()).collect();
+    assert_eq!(derived(&events).containers.num_rows(), 0);
+}
+
+#[test]
 fn roles_give_their_rules() {
     let body = r#"{"metadata":{"name":"boss"},"rules":[{"verbs":["*"],"apiGroups":["","apps"],"resources":["secrets"],
         "resourceNames":["x"]},{"verbs":["get"],"nonResourceURLs":["/metrics"]}]}"#;
