@@ -1,6 +1,7 @@
 //! The durable log between stages. One small interface, two implementations: Kafka, and segment files of our own.
 
 pub mod embedded;
+pub mod kafka;
 pub mod record;
 
 use std::collections::BTreeMap;
@@ -26,6 +27,9 @@ pub enum JournalError {
     Full { path: String },
     #[error("kafka: {0}")]
     Kafka(String),
+    /// A record is larger than the journal takes; nothing of its append was written. Sending it again does not help.
+    #[error("a record of {bytes} bytes is over the journal's limit of {limit}")]
+    TooLarge { bytes: usize, limit: usize },
     #[error("journal is shutting down")]
     Closed,
 }

@@ -1,0 +1,66 @@
+//! A record as a Kafka message and back: the event's bytes are the value, where it came from is in headers.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::FutureRecord;
+use vedette_schemas::EventId;
+
+use crate::{Record, Source, Topic};
+
+const CLUSTER: &str = "cluster";
+const SOURCE: &str = "source";
+/// Decimal microseconds since 1970, UTC.
+const RECEIVED_AT: &str = "received_at";
+const REASON: &str = "reason";
+/// Headers' names, lengths and the record's own frame, generously.
+const OVERHEAD: usize = 512;
+
+/// The event's identity, so that a second delivery of it lands in the same partition.
+pub(super) fn key(record: &Record) -> [u8; 16] {
+    EventId::of(&record.cluster, &record.payload).0.to_be_bytes()
+}
+
+/// An upper bound of the message's size before compression.
+pub(super) fn size(record: &Record) -> usize {
+    OVERHEAD + record.payload.len() + record.cluster.len() + record.reason.as_ref().map_or(0, String::len)
+}
+
+pub(super) fn encode<'a>(topic: &'a str, key: &'a [u8; 16], record: &'a Record) -> FutureRecord<'a, [u8; 16], [u8]> {
+    let received_at = record.received_at.to_string();
+    let mut headers = OwnedHeaders::new_with_capacity(4)
+        .insert(Header { key: CLUSTER, value: Some(&*record.cluster) })
+        .insert(Header { key: SOURCE, value: Some(record.source.name()) })
+        .insert(Header { key: RECEIVED_AT, value: Some(&received_at) });
+    if let Some(reason) = &record.reason {
+        headers = headers.insert(Header { key: REASON, value: Some(reason) });
+    }
+    FutureRecord::to(topic).key(key).payload(&record.payload[..]).headers(headers)
+}
+
+/// The record of a message. What another producer left out is filled in, for its event is still an event.
+pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
+    let mut record = Record {
+        cluster: Arc::from("unknown"),
+        source: match topic {
+            Topic::Audit | Topic::DeadLetters => Source::Audit,
+            Topic::Falco => Source::Falco,
+            Topic::Alerts => Source::Vedette,
+        },
+        received_at: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
+        reason: None,
+        payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
+    };
+    for header in message.headers().into_iter().flat_map(Headers::iter) {
+        let Some(text) = header.value.and_then(|value| std::str::from_utf8(value).ok()) else { continue };
+        match header.key {
+            CLUSTER => record.cluster = Arc::from(text),
+            SOURCE => record.source = Source::parse(text).unwrap_or(record.source),
+            RECEIVED_AT => record.received_at = text.parse().unwrap_or(record.received_at),
+            REASON => record.reason = Some(text.to_owned()),
+            _ => {}
+        }
+    }
+    record
+}

@@ -1,0 +1,160 @@
+//! The journal on Kafka: one message an event, acknowledged by all in-sync replicas before an append returns.
+
+mod config;
+mod consumer;
+mod member;
+mod message;
+mod topics;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::future_producer::OwnedDeliveryResult;
+use rdkafka::producer::{DeliveryFuture, FutureProducer, Producer};
+
+pub use self::config::Config;
+use self::consumer::KafkaConsumer;
+use crate::{Consumer, Journal, JournalError, Record, Topic};
+
+/// The largest message, key and headers included. The topics are created with the same limit.
+pub const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// How long readiness and start-up wait for the brokers' answer.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait before trying again to put a message into a full producer queue.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// A connection to a Kafka cluster.
+pub struct Kafka {
+    config: Config,
+    /// Replaced when the idempotent producer meets an error that it can't go on from.
+    producer: RwLock<FutureProducer>,
+    id: String,
+}
+
+impl Config {
+    /// Connects, and creates the topics that are missing.
+    pub async fn open(&self) -> Result<Arc<Kafka>, JournalError> {
+        topics::create(self).await?;
+        let producer: FutureProducer = self.producer().create()?;
+        let client = producer.clone();
+        let cluster = blocking(move || client.client().fetch_cluster_id(METADATA_TIMEOUT)).await?;
+        let id = format!("kafka:{}/{}", cluster.as_deref().unwrap_or(&self.brokers), self.topic_prefix);
+        Ok(Arc::new(Kafka { config: self.clone(), producer: RwLock::new(producer), id }))
+    }
+}
+
+impl Kafka {
+    fn producer(&self) -> FutureProducer {
+        self.producer.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hands one record to the producer; waits while its queue is full, which is how a slow broker slows the senders.
+    async fn enqueue(
+        &self,
+        producer: &FutureProducer,
+        name: &str,
+        record: &Record,
+        deadline: Instant,
+    ) -> Result<DeliveryFuture, JournalError> {
+        let key = message::key(record);
+        loop {
+            match producer.send_result(message::encode(name, &key, record)) {
+                Ok(delivery) => return Ok(delivery),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < deadline => {
+                    metrics::counter!("vedette_kafka_queue_full_total").increment(1);
+                    tokio::time::sleep(QUEUE_FULL_PAUSE).await;
+                }
+                Err((error, _)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Starts a new producer after a fatal error. The records of failed appends are the senders' to send again.
+    fn revive(&self, failed: &FutureProducer) {
+        let Some((code, reason)) = failed.client().fatal_error() else { return };
+        let mut producer = self.producer.write().unwrap_or_else(PoisonError::into_inner);
+        if producer.client().fatal_error().is_none() {
+            return;
+        }
+        tracing::error!(%code, reason, "kafka producer failed for good; starting a new one");
+        match self.config.producer().create() {
+            Ok(fresh) => *producer = fresh,
+            Err(error) => tracing::error!(%error, "no new kafka producer"),
+        }
+    }
+
+    async fn send(&self, producer: &FutureProducer, name: &str, records: &[Record]) -> Result<(), JournalError> {
+        let deadline = Instant::now() + Duration::from_millis(self.config.delivery_timeout_ms);
+        let mut deliveries = Vec::with_capacity(records.len());
+        let mut outcome = Ok(());
+        for record in records {
+            match self.enqueue(producer, name, record, deadline).await {
+                Ok(delivery) => deliveries.push(delivery),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        // All of them are awaited even after an error, so that no message of a failed append is still on its way.
+        for delivery in deliveries {
+            let delivered: Result<OwnedDeliveryResult, _> = delivery.await;
+            match delivered {
+                Ok(Ok(_)) => {}
+                Ok(Err((error, _))) => outcome = outcome.and(Err(error.into())),
+                Err(_) => outcome = outcome.and(Err(JournalError::Closed)),
+            }
+        }
+        outcome
+    }
+}
+
+#[async_trait]
+impl Journal for Kafka {
+    async fn append(&self, topic: Topic, records: Vec<Record>) -> Result<(), JournalError> {
+        if let Some(bytes) = records.iter().map(message::size).find(|bytes| *bytes > MAX_MESSAGE_BYTES) {
+            return Err(JournalError::TooLarge { bytes, limit: MAX_MESSAGE_BYTES });
+        }
+        let producer = self.producer();
+        let outcome = self.send(&producer, &self.config.topic(topic), &records).await;
+        if outcome.is_err() {
+            metrics::counter!("vedette_journal_append_errors_total", "topic" => topic.name()).increment(1);
+            self.revive(&producer);
+        }
+        outcome
+    }
+
+    async fn subscribe(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Consumer>, JournalError> {
+        Ok(Box::new(KafkaConsumer::start(&self.config, group, topics)?))
+    }
+
+    async fn ready(&self) -> Result<(), JournalError> {
+        let (producer, name) = (self.producer(), self.config.topic(Topic::Audit));
+        let metadata = blocking(move || producer.client().fetch_metadata(Some(&name), METADATA_TIMEOUT)).await??;
+        let problem = metadata.topics().iter().flat_map(|topic| {
+            let partitions = topic.partitions().iter();
+            topic.error().into_iter().chain(partitions.filter_map(|partition| partition.error()))
+        });
+        match problem.into_iter().next() {
+            None => Ok(()),
+            Some(code) => Err(JournalError::Kafka(RDKafkaErrorCode::from(code).to_string())),
+        }
+    }
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+}
+
+impl From<KafkaError> for JournalError {
+    fn from(error: KafkaError) -> Self {
+        JournalError::Kafka(error.to_string())
+    }
+}
+
+/// Runs a call that waits for the network on a thread where that holds nobody up.
+async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, JournalError> {
+    tokio::task::spawn_blocking(call).await.map_err(|_| JournalError::Closed)
+}
