@@ -124,7 +124,9 @@ impl Context {
 
     fn lag(&self, consumer: &BaseConsumer<Self>, state: &mut State) -> Result<u64, JournalError> {
         self.find_places(consumer, state)?;
-        if state.watermarks_at.is_none_or(|at| at.elapsed() > WATERMARKS_AGE) {
+        // A position beyond its watermark shows that the watermark is old.
+        let outrun = state.held.values().any(|place| place.next > Some(place.high));
+        if outrun || state.watermarks_at.is_none_or(|at| at.elapsed() > WATERMARKS_AGE) {
             for (partition, place) in &mut state.held {
                 let name = self.config.topic(partition.topic);
                 let (low, high) = consumer.fetch_watermarks(&name, partition.number, OFFSETS_TIMEOUT)?;

@@ -3,6 +3,7 @@
 
 mod embedded_crash;
 mod embedded_runner;
+mod kafka_runner;
 mod suite;
 
 // A journal joins by a module here whose test hands `suite::run_all` a way to make fresh places.
