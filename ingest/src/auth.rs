@@ -26,11 +26,15 @@ pub struct Auth {
 }
 
 #[derive(Debug)]
-struct Clusters(Vec<String>);
+struct Clusters {
+    /// The identity they belong to, for logs.
+    of: String,
+    names: Vec<String>,
+}
 
 impl Clusters {
     fn include(&self, cluster: &str) -> bool {
-        self.0.iter().any(|allowed| allowed == "*" || allowed == cluster)
+        self.names.iter().any(|allowed| allowed == "*" || allowed == cluster)
     }
 }
 
@@ -42,13 +46,14 @@ impl Auth {
             let hash = unhex(&token.sha256).filter(|hash| hash.len() == 32).ok_or_else(|| {
                 IngestError::config(format!("tokens[{i}].sha256"), "is not a SHA-256 in 64 hex digits")
             })?;
-            auth.tokens.push((hash, clusters(&token.clusters, || format!("tokens[{i}].clusters"))?));
+            auth.tokens.push((hash, clusters(&token.name, &token.clusters, || format!("tokens[{i}].clusters"))?));
         }
         for (i, certificate) in certificates.iter().enumerate() {
             if certificate.subject_cn.is_some() == certificate.san.is_some() {
                 return Err(IngestError::config(format!("certificates[{i}]"), "needs one of subject_cn and san"));
             }
-            let clusters = clusters(&certificate.clusters, || format!("certificates[{i}].clusters"))?;
+            let name = certificate.subject_cn.as_ref().or(certificate.san.as_ref()).map_or("", String::as_str);
+            let clusters = clusters(name, &certificate.clusters, || format!("certificates[{i}].clusters"))?;
             auth.certificates.push((certificate.clone(), clusters));
         }
         Ok(auth)
@@ -69,6 +74,7 @@ impl Auth {
             if clusters.include(cluster) {
                 return Ok(());
             }
+            tracing::warn!(identity = clusters.of, cluster, "an identity that may not write this cluster");
             known = true;
         }
         Err(if known { Denied::Forbidden } else { Denied::Unknown })
@@ -98,13 +104,13 @@ impl Auth {
     }
 }
 
-fn clusters(names: &[String], key: impl Fn() -> String) -> Result<Clusters, IngestError> {
+fn clusters(of: &str, names: &[String], key: impl Fn() -> String) -> Result<Clusters, IngestError> {
     if names.is_empty() {
         return Err(IngestError::config(key(), "is empty: it may write no cluster"));
     }
     match names.iter().find(|name| *name != "*" && !valid_cluster(name)) {
         Some(name) => Err(IngestError::config(key(), format!("has {name:?}, which is no cluster's name"))),
-        None => Ok(Clusters(names.to_vec())),
+        None => Ok(Clusters { of: of.to_owned(), names: names.to_vec() }),
     }
 }
 

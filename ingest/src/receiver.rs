@@ -117,12 +117,24 @@ impl Receiver {
         let started = Instant::now();
         let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let Some(hold) = self.hold(sender, length).await else {
-            tracing::warn!(cluster, source = sender.source.name(), "overload: the in-flight budget is used up");
+            self.note_overload(sender, cluster);
             let _ = timeout(DISCARD, body::discard(request.into_body())).await;
             return Outcome::Overload;
         };
         let counts = self.telemetry.of(sender.source, cluster);
         Delivery::new(self, sender, cluster, counts, hold, started).run(request.into_body()).await
+    }
+
+    /// What does not come again is lost here, and counts as one event, unread as it is.
+    fn note_overload(&self, sender: Sender, cluster: &str) {
+        let source = sender.source.name();
+        if sender.retries {
+            return tracing::warn!(cluster, source, "overload: the in-flight budget is used up");
+        }
+        let counts = self.telemetry.of(sender.source, cluster);
+        counts.received.increment(1);
+        counts.rejected.increment(1);
+        tracing::error!(cluster, source, "overload: a request that will not come again is lost");
     }
 
     /// Room for a body. Whoever sends again is told to; whoever does not is kept waiting.

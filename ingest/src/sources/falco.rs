@@ -5,7 +5,8 @@ use vedette_journal::{Source, Topic};
 use super::Sender;
 use crate::split::{Form, Reason};
 
-/// Falco takes no notice of the status: what is not stored by the first request is lost.
+/// Falco takes no notice of the status: what is not stored by the first request is lost. So its requests wait for room and
+/// for the journal as long as `append_timeout_seconds`; only then they are answered 503, logged and counted as rejected.
 pub const SENDER: Sender =
     Sender { source: Source::Falco, topic: Topic::Falco, retries: false, lists: false, objection };
 
