@@ -1,5 +1,7 @@
 //! Where events and findings are kept: ClickHouse, or a lake of Delta tables. One interface.
 
+pub mod clickhouse;
+
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
