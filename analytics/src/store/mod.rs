@@ -1,6 +1,7 @@
 //! Where events and findings are kept: ClickHouse, or a lake of Delta tables. One interface.
 
 pub mod clickhouse;
+pub mod lake;
 
 use std::sync::Arc;
 
