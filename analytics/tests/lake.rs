@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Int32Array, Int64Array, ListBuilder, RecordBatch,
-    StringArray, StringBuilder, StringViewArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, BooleanArray, Date32Array, Int32Array, Int64Array, ListBuilder, RecordBatch, StringArray,
+    StringBuilder, StringViewArray, TimestampMicrosecondArray,
 };
 use arrow::compute::{cast, concat_batches};
 use arrow::datatypes::{DataType, Int64Type};
@@ -56,7 +56,7 @@ fn column(column: &Column, rows: std::ops::Range<usize>, start: i64) -> ArrayRef
             let times = rows.map(|row| (!null(row)).then_some(start + row as i64));
             Arc::new(times.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
         }
-        Kind::Day => Arc::new(rows.map(|row| ((start + row as i64) / DAY) as i32).collect::<Date32Array>()),
+        Kind::Day => Arc::new(Date32Array::from_iter_values(rows.map(|row| ((start + row as i64) / DAY) as i32))),
     }
 }
 

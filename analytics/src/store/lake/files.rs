@@ -72,7 +72,8 @@ impl Files {
 /// Writes batches of one table, sorted by day and `ORDER`, as one file a day unless the target size is exceeded.
 pub(super) async fn write_sorted(files: Files, batches: &[RecordBatch]) -> Result<Vec<Add>, DeltaTableError> {
     let mut files = files;
-    let batches: Vec<RecordBatch> = batches.iter().filter(|batch| batch.num_rows() > 0).map(plain).collect::<Result<_, _>>()?;
+    let batches: Vec<RecordBatch> =
+        batches.iter().filter(|batch| batch.num_rows() > 0).map(plain).collect::<Result<_, _>>()?;
     let order = sorted_rows(&batches)?;
     let batches: Vec<&RecordBatch> = batches.iter().collect();
     for rows in order.chunks(SLICE_ROWS) {

@@ -55,7 +55,8 @@ async fn read_day(
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     let since = ScalarValue::TimestampMicrosecond(Some(since), Some("UTC".into()));
     let wanted = col(PARTITION).eq(lit(ScalarValue::Date32(Some(day)))).and(col("received_at").gt_eq(lit(since)));
-    let frame = context.read_table(delta.table_provider().await?)?.filter(wanted)?.select_columns(&[id, "received_at"])?;
+    let frame =
+        context.read_table(delta.table_provider().await?)?.filter(wanted)?.select_columns(&[id, "received_at"])?;
     let mut batches = frame.execute_stream().await?;
     while let Some(batch) = batches.try_next().await? {
         gather(&batch, limit, newest)?;
