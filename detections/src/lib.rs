@@ -1,5 +1,16 @@
 //! What we look for: rules, their loading and lint. No I/O beyond reading files.
 
+pub mod event;
+pub mod lint;
+pub mod load;
 pub mod rule;
 
+pub use event::{TestEventError, base_event, test_event_bytes};
+pub use lint::{Problem, columns_selected, lint};
+pub use load::{LoadError, builtin, load};
 pub use rule::{Rule, Severity};
+
+/// The rule pack and its recorded events, as `build.rs` found them.
+mod pack {
+    include!(concat!(env!("OUT_DIR"), "/pack.rs"));
+}

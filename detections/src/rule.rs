@@ -1,5 +1,7 @@
 //! A rule: what it looks for as SQL, what it says, and the cases that prove it.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// How bad a finding is.
@@ -35,6 +37,7 @@ impl Severity {
 pub struct Rule {
     /// Equal to the file's name without `.yaml`.
     pub id: String,
+    /// Part of every finding's identity: raise it when what the rule finds changes.
     #[serde(default = "first_version")]
     pub version: i32,
     pub title: String,
@@ -61,6 +64,9 @@ pub struct Rule {
     pub summary: String,
     #[serde(default)]
     pub tests: Vec<RuleTest>,
+    /// The file it was loaded from; `None` for a rule of the built-in pack.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
 }
 
 /// Kinds of rules.

@@ -1,0 +1,138 @@
+//! The events of rules' tests: recorded ones, with some of their fields set anew.
+
+use std::borrow::Cow;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use crate::pack;
+use crate::rule::{Rule, TestEvent};
+
+/// How far above a rule's file its `events` folder may lie: `events/` beside `rules/<area>/<id>.yaml` is found.
+const LEVELS: usize = 4;
+
+/// Why a test's event could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TestEventError {
+    #[error("no base event {0}: neither built in nor in an events folder at or above the rule's")]
+    Unknown(String),
+    #[error("{path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("base event {base}: {source}")]
+    Json { base: String, source: serde_json::Error },
+}
+
+/// The text of a built-in base event.
+pub fn base_event(name: &str) -> Option<&'static str> {
+    pack::EVENTS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
+/// The names of the built-in base events, sorted.
+pub fn base_events() -> impl Iterator<Item = &'static str> {
+    pack::EVENTS.iter().map(|(name, _)| *name)
+}
+
+/// A test's event as a sender would send it: its base, from an `events` folder beside or above the rule's file or else
+/// built in, with `set` merged into it (RFC 7396).
+pub fn test_event_bytes(event: &TestEvent, rule: &Rule) -> Result<Vec<u8>, TestEventError> {
+    let failed = |source| TestEventError::Json { base: event.base.clone(), source };
+    let mut value: Value = serde_json::from_str(&base_text(&event.base, rule)?).map_err(failed)?;
+    if !event.set.is_empty() {
+        merge(&mut value, &event.set);
+    }
+    serde_json::to_vec(&value).map_err(failed)
+}
+
+fn base_text(name: &str, rule: &Rule) -> Result<Cow<'static, str>, TestEventError> {
+    let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let folders = rule.file.iter().flat_map(|file| file.ancestors().skip(1).take(LEVELS));
+    for folder in folders.filter(|_| plain) {
+        let path = folder.join("events").join(format!("{name}.json"));
+        match fs::read_to_string(&path) {
+            Ok(text) => return Ok(text.into()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(source) => return Err(TestEventError::Read { path, source }),
+        }
+    }
+    base_event(name).map(Cow::Borrowed).ok_or_else(|| TestEventError::Unknown(name.to_owned()))
+}
+
+/// RFC 7396: null removes, objects merge, everything else replaces.
+fn merge(target: &mut Value, patch: &Map<String, Value>) {
+    if !target.is_object() {
+        *target = Value::Object(Map::new());
+    }
+    let Value::Object(fields) = target else { return };
+    for (key, value) in patch {
+        match value {
+            Value::Null => {
+                fields.remove(key);
+            }
+            Value::Object(inner) => merge(fields.entry(key.clone()).or_insert(Value::Null), inner),
+            other => {
+                fields.insert(key.clone(), other.clone());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn merging_follows_the_examples_of_the_rfc() {
+        for (target, patch, want) in [
+            (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
+            (json!({"a": "b"}), json!({"a": null}), json!({})),
+            (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
+            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (json!({"a": [{"b": "c"}]}), json!({"a": [1]}), json!({"a": [1]})),
+            (json!(["a"]), json!({"a": {"b": {"c": null}}}), json!({"a": {"b": {}}})),
+        ] {
+            let mut merged = target.clone();
+            merge(&mut merged, patch.as_object().unwrap());
+            assert_eq!(merged, want, "{target} with {patch}");
+        }
+    }
+
+    fn rule(file: Option<PathBuf>) -> Rule {
+        let text = "id: a\ntitle: t\ndescription: d\nseverity: low\nsql: SELECT 1\nsummary: s\n";
+        Rule { file, ..serde_saphyr::from_str(text).unwrap() }
+    }
+
+    fn event(base: &str, set: Value) -> TestEvent {
+        serde_json::from_value(json!({"base": base, "set": set})).unwrap()
+    }
+
+    #[test]
+    fn a_rules_own_events_are_found_beside_and_above_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for (place, who) in [("events", "far"), ("rules/area/events", "near")] {
+            fs::create_dir_all(folder.path().join(place)).unwrap();
+            fs::write(folder.path().join(place).join("own.json"), json!({"user": {"username": who}}).to_string())
+                .unwrap();
+        }
+        for (file, who) in [("rules/area/a.yaml", "near"), ("rules/other/a.yaml", "far")] {
+            let bytes = test_event_bytes(&event("own", json!({"verb": "get"})), &rule(Some(folder.path().join(file))));
+            let value: Value = serde_json::from_slice(&bytes.unwrap()).unwrap();
+            assert_eq!(value, json!({"user": {"username": who}, "verb": "get"}));
+        }
+    }
+
+    #[test]
+    fn names_that_leave_the_folder_and_unknown_ones_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("events")).unwrap();
+        fs::write(folder.path().join("out.json"), "{}").unwrap();
+        for name in ["../out", "nothing"] {
+            let made = test_event_bytes(&event(name, json!({})), &rule(Some(folder.path().join("a.yaml"))));
+            assert!(matches!(made, Err(TestEventError::Unknown(_))), "{name}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! What is wrong with a rule before any event reaches it: its form, its SQL, its words and its tests.
+
+use std::sync::LazyLock;
+
+use regex::Regex;
+
+use crate::event::test_event_bytes;
+use crate::rule::Rule;
+
+mod sql;
+
+pub use sql::columns_selected;
+
+/// One thing wrong with a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{rule}: {message}")]
+pub struct Problem {
+    pub rule: String,
+    pub message: String,
+}
+
+/// All that is wrong with a rule; nothing if it is fit to run.
+pub fn lint(rule: &Rule) -> Vec<Problem> {
+    let mut messages = Vec::new();
+    identity(rule, &mut messages);
+    words(rule, &mut messages);
+    let selected = match sql::examine(&rule.sql) {
+        Ok(examined) => {
+            messages.extend(examined.problems);
+            Some(examined.selected)
+        }
+        Err(reason) => {
+            messages.push(format!("sql: {reason}"));
+            None
+        }
+    };
+    tests(rule, &mut messages);
+    if let Some(selected) = selected {
+        names(rule, &selected, &mut messages);
+    }
+    messages.into_iter().map(|message| Problem { rule: rule.id.clone(), message }).collect()
+}
+
+fn identity(rule: &Rule, messages: &mut Vec<String>) {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if rule.id.is_empty() || !rule.id.chars().all(plain) {
+        messages.push("id: lower-case letters, digits and _ only".into());
+    }
+    let stem = rule.file.as_ref().and_then(|file| file.file_stem()).map(|stem| stem.to_string_lossy());
+    if let Some(stem) = stem.filter(|stem| *stem != rule.id) {
+        messages.push(format!("id: the file is {stem}.yaml, so the id is {stem}, not {}", rule.id));
+    }
+    if rule.version < 1 {
+        messages.push("version: starts at 1".into());
+    }
+}
+
+fn words(rule: &Rule, messages: &mut Vec<String>) {
+    static ATTACK: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^T\d{4}(\.\d{3})?$").ok());
+    static CHECKLIST: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^[A-Z]+-\d{2}$").ok());
+    let shaped = |shape: &Option<Regex>, id: &str| shape.as_ref().is_none_or(|shape| shape.is_match(id));
+    for (field, text) in [("title", &rule.title), ("description", &rule.description), ("summary", &rule.summary)] {
+        if text.trim().is_empty() {
+            messages.push(format!("{field}: empty"));
+        }
+    }
+    if rule.response.is_empty() {
+        messages.push("response: whoever is woken needs at least one step".into());
+    }
+    for id in rule.attack.iter().filter(|id| !shaped(&ATTACK, id)) {
+        messages.push(format!("attack: {id} is not a technique id such as T1552 or T1552.007"));
+    }
+    for id in rule.checklist.iter().filter(|id| !shaped(&CHECKLIST, id)) {
+        messages.push(format!("checklist: {id} is not an id such as SEC-01"));
+    }
+    for link in rule.references.iter().filter(|link| !link.starts_with("https://")) {
+        messages.push(format!("references: {link} is not an https:// link"));
+    }
+}
+
+fn tests(rule: &Rule, messages: &mut Vec<String>) {
+    if !rule.tests.iter().any(|test| !test.expect.is_empty()) {
+        messages.push("tests: none that expects a finding".into());
+    }
+    if !rule.tests.iter().any(|test| test.expect.is_empty()) {
+        messages.push("tests: none that expects quiet".into());
+    }
+    for test in &rule.tests {
+        if test.events.is_empty() {
+            messages.push(format!("tests: {}: no events", test.name));
+        }
+        for event in &test.events {
+            if !matches!(event.source.as_str(), "audit" | "falco") {
+                messages.push(format!("tests: {}: source {} is neither audit nor falco", test.name, event.source));
+            }
+            if let Err(error) = test_event_bytes(event, rule) {
+                messages.push(format!("tests: {}: {error}", test.name));
+            }
+        }
+    }
+}
+
+/// Names of columns in the summary and in expected rows must be selected ones.
+fn names(rule: &Rule, selected: &[String], messages: &mut Vec<String>) {
+    let known = |name: &str| selected.iter().any(|column| column == name);
+    for name in placeholders(&rule.summary).filter(|name| !known(name)) {
+        messages.push(format!("summary: {{{name}}} is not selected by the SQL"));
+    }
+    for test in &rule.tests {
+        for name in test.expect.iter().flat_map(|row| row.keys()).filter(|name| !known(name)) {
+            messages.push(format!("tests: {}: expects {name}, which the SQL does not select", test.name));
+        }
+    }
+}
+
+fn placeholders(template: &str) -> impl Iterator<Item = &str> {
+    template.split('{').skip(1).filter_map(|part| part.split_once('}').map(|(name, _)| name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "
+id: good
+title: t
+description: d
+severity: low
+attack: [T1552.007]
+checklist: [SEC-01]
+references: ['https://kubernetes.io/']
+response: [look]
+sql: SELECT event_id, cluster, event_time, user_name FROM audit WHERE stage = 'ResponseComplete' AND verb = 'get'
+summary: '{user_name} did it'
+tests:
+  - {name: fires, events: [{base: secret_get}], expect: [{user_name: x}]}
+  - {name: is quiet, events: [{base: secret_get, set: {verb: list}}]}
+";
+
+    /// The problems of the good rule with one text in it replaced.
+    fn with(old: &str, new: &str) -> String {
+        assert!(GOOD.contains(old), "{old}");
+        let rule: Rule = serde_saphyr::from_str(&GOOD.replacen(old, new, 1)).unwrap();
+        lint(&rule).iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn a_good_rule_has_no_problem() {
+        assert_eq!(with("id: good", "id: good"), "");
+    }
+
+    #[test]
+    fn form_and_words_are_checked() {
+        for (old, new, want) in [
+            ("id: good", "id: Not-Good", "lower-case"),
+            ("title: t", "title: ''", "title: empty"),
+            ("T1552.007", "T1552.7", "T1552.7 is not a technique"),
+            ("SEC-01", "sec1", "sec1 is not an id"),
+            ("https://kubernetes.io/", "kubernetes.io", "not an https"),
+            ("response: [look]", "response: []", "response:"),
+            ("'{user_name} did it'", "'{user} did it'", "{user} is not selected"),
+            ("expect: [{user_name: x}]", "expect: [{verb: x}]", "expects verb"),
+            ("expect: [{user_name: x}]", "expect: []", "none that expects a finding"),
+            ("set: {verb: list}}]", "set: {verb: list}}], expect: [{cluster: c}]", "none that expects quiet"),
+            ("base: secret_get}", "base: secret_gone}", "no base event secret_gone"),
+            ("base: secret_get}", "base: secret_get, source: syslog}", "neither audit nor falco"),
+        ] {
+            let problems = with(old, new);
+            assert!(problems.contains(want), "{new}: {problems:?} has no {want:?}");
+        }
+    }
+
+    #[test]
+    fn the_id_is_the_files_name() {
+        let mut rule: Rule = serde_saphyr::from_str(GOOD).unwrap();
+        rule.file = Some("rules/area/good.yaml".into());
+        assert_eq!(lint(&rule), []);
+        rule.file = Some("rules/area/better.yaml".into());
+        assert!(lint(&rule)[0].to_string().contains("good: id: the file is better.yaml"));
+    }
+
+    #[test]
+    fn sql_is_checked() {
+        let select = "SELECT event_id, cluster, event_time, user_name FROM audit WHERE stage = 'ResponseComplete'";
+        for (old, new, want) in [
+            ("verb = 'get'", "verbb = 'get'", "verbb"),
+            ("FROM audit", "FROM audits", "audits"),
+            ("FROM audit", "FROM alerts", "alerts"),
+            ("verb = 'get'", "starts_wiht(verb, 'get')", "starts_wiht"),
+            ("event_id, ", "", "does not select event_id"),
+            ("event_time, ", "", "does not select event_time"),
+            ("stage = 'ResponseComplete' AND ", "", "no condition on stage"),
+            ("AND verb", "AND now() > event_time AND verb", "now"),
+            (select, "DELETE FROM audit WHERE stage = 'Panic'", "SELECT"),
+            ("verb = 'get'", "event_id IN (SELECT event_id FROM falco)", "one table"),
+            ("verb = 'get'", "verb = 'get' LIMIT 3", "match rule"),
+            ("SELECT event_id", "SELECT DISTINCT event_id", "match rule"),
+            ("FROM audit", "FROM role_rules", "rule_index"),
+            ("verb = 'get'", "verb = 'get'; SELECT 1", "one statement"),
+        ] {
+            let problems = with(old, new);
+            assert!(problems.contains(want), "{new}: {problems:?} has no {want:?}");
+        }
+    }
+
+    #[test]
+    fn selected_columns_are_named_as_the_sql_names_them() {
+        let columns =
+            columns_selected("SELECT event_id, json_get_str(request_object, 'kind') AS kind FROM audit").unwrap();
+        assert_eq!(columns, ["event_id", "kind"]);
+        assert!(columns_selected("SELECT nothing FROM audit").unwrap_err().contains("nothing"));
+    }
+}

@@ -1,0 +1,147 @@
+//! A rule's SQL, planned over empty tables: does it name what exists, and has it the shape the engine runs.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::{DFParser, Statement};
+use datafusion::sql::sqlparser::ast;
+use vedette_schemas::Table;
+
+/// What a rule must select from any table.
+const REQUIRED: [&str; 3] = ["event_id", "cluster", "event_time"];
+
+/// A rule's SQL, understood.
+pub struct Examined {
+    /// Names of the columns it returns, in order.
+    pub selected: Vec<String>,
+    /// What is wrong with it though it plans.
+    pub problems: Vec<String>,
+}
+
+/// The names of the columns that the SQL returns, in order; or why it doesn't plan.
+pub fn columns_selected(sql: &str) -> Result<Vec<String>, String> {
+    plan(sql).map(|plan| selected(&plan)).map_err(told)
+}
+
+/// Plans the SQL and looks at its shape. The error says why it doesn't plan, with what was meant if that can be guessed.
+pub fn examine(sql: &str) -> Result<Examined, String> {
+    only_a_select(sql)?;
+    let plan = plan(sql).map_err(told)?;
+    let selected = selected(&plan);
+    let shape = Shape::of(&plan).map_err(told)?;
+    let mut problems = shape.problems;
+    for name in REQUIRED.iter().filter(|name| !selected.iter().any(|s| s == *name)) {
+        problems.push(format!("sql: does not select {name}"));
+    }
+    match shape.tables[..] {
+        [table] => about_table(table, &selected, &shape.conditions, &mut problems),
+        _ => problems.push("sql: a match rule reads one table, once".into()),
+    }
+    Ok(Examined { selected, problems })
+}
+
+fn about_table(table: Table, selected: &[String], conditions: &[String], problems: &mut Vec<String>) {
+    let staged = !matches!(table, Table::Falco | Table::Alerts);
+    if staged && !conditions.iter().any(|column| column == "stage") {
+        problems.push(format!("sql: no condition on stage: one request gives {} a row for each", table.name()));
+    }
+    for name in parts(table).iter().filter(|name| !selected.iter().any(|s| s == *name)) {
+        problems.push(format!("sql: does not select {name}, which tells one event's findings apart"));
+    }
+}
+
+/// What tells the rows of one event apart.
+fn parts(table: Table) -> &'static [&'static str] {
+    match table {
+        Table::Containers => &["container_kind", "container_name"],
+        Table::RoleRules => &["rule_index"],
+        Table::RoleSubjects => &["subject_index"],
+        Table::Audit | Table::Falco | Table::Alerts => &[],
+    }
+}
+
+fn only_a_select(sql: &str) -> Result<(), String> {
+    let statements = DFParser::parse_sql(sql).map_err(told)?;
+    if statements.len() != 1 {
+        return Err("one statement, please".into());
+    }
+    match statements.front() {
+        Some(Statement::Statement(statement)) if matches!(**statement, ast::Statement::Query(_)) => Ok(()),
+        _ => Err("only SELECT is run".into()),
+    }
+}
+
+fn plan(sql: &str) -> Result<LogicalPlan, DataFusionError> {
+    let config = SessionConfig::new().set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
+    let mut context = SessionContext::new_with_config(config);
+    datafusion_functions_json::register_all(&mut context)?;
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts) {
+        context.register_table(table.name(), Arc::new(MemTable::try_new(table.schema(), vec![vec![]])?))?;
+    }
+    // Planning over tables in memory never waits, so that no runtime is needed.
+    futures::executor::block_on(context.state().create_logical_plan(sql))
+}
+
+fn selected(plan: &LogicalPlan) -> Vec<String> {
+    plan.schema().fields().iter().map(|field| field.name().clone()).collect()
+}
+
+/// What a plan reads and does.
+#[derive(Default)]
+struct Shape {
+    tables: Vec<Table>,
+    /// Columns that conditions name.
+    conditions: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Shape {
+    fn of(plan: &LogicalPlan) -> Result<Self, DataFusionError> {
+        let mut shape = Self::default();
+        plan.apply_with_subqueries(|node| {
+            shape.node(node);
+            for expr in node.expressions() {
+                shape.functions(&expr)?;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(shape)
+    }
+
+    fn node(&mut self, node: &LogicalPlan) {
+        match node {
+            LogicalPlan::TableScan(scan) => self.tables.extend(Table::parse(scan.table_name.table())),
+            LogicalPlan::Filter(filter) => {
+                self.conditions.extend(filter.predicate.column_refs().into_iter().map(|c| c.name.clone()));
+            }
+            LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Subquery(_) => {}
+            other => {
+                let display = other.display().to_string();
+                let name = display.split([':', ' ']).next().unwrap_or_default();
+                self.problems.push(format!("sql: a match rule selects rows that meet a condition: no {name}"));
+            }
+        }
+    }
+
+    /// Functions whose answer depends on when they run would give a replayed event another finding.
+    fn functions(&mut self, expr: &Expr) -> Result<(), DataFusionError> {
+        expr.apply(|e| {
+            if let Expr::ScalarFunction(function) = e
+                && function.func.signature().volatility != Volatility::Immutable
+            {
+                self.problems.push(format!("sql: {}() depends on when it runs; use event_time", function.name()));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(())
+    }
+}
+
+/// DataFusion's message without its framing.
+fn told(error: DataFusionError) -> String {
+    error.strip_backtrace()
+}

@@ -1,0 +1,57 @@
+//! The built-in pack holds what it promises: rules that lint clean, and recorded events that every case can use.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use vedette_detections::event::base_events;
+use vedette_detections::{base_event, builtin, lint, load, test_event_bytes};
+
+#[test]
+fn the_pack_lints_clean_and_is_what_the_folder_holds() {
+    let embedded = builtin().unwrap();
+    let folder = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("rules")).unwrap();
+    let ids = |rules: &[vedette_detections::Rule]| rules.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&embedded), ids(&folder));
+    assert!(embedded.len() >= 20, "{} rules", embedded.len());
+    let problems: Vec<String> = folder.iter().flat_map(lint).map(|problem| problem.to_string()).collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn the_pack_covers_its_part_of_the_checklist() {
+    let covered: BTreeSet<String> = builtin().unwrap().into_iter().flat_map(|rule| rule.checklist).collect();
+    for id in [
+        "SEC-01", "SEC-02", "SEC-06", "RBAC-01", "RBAC-02", "RBAC-03", "RBAC-04", "RBAC-05", "RBAC-08", "AUTH-01",
+        "AUTH-02", "NET-05", "RT-01", "WL-01", "WL-02", "WL-03", "WL-04",
+    ] {
+        assert!(covered.contains(id), "{id} is covered by no rule");
+    }
+}
+
+#[test]
+fn every_recorded_event_is_used_small_and_without_secrets() {
+    let rules = builtin().unwrap();
+    let used: BTreeSet<&str> =
+        rules.iter().flat_map(|r| &r.tests).flat_map(|t| &t.events).map(|e| e.base.as_str()).collect();
+    for name in base_events() {
+        assert!(used.contains(name), "no test uses {name}");
+        let text = base_event(name).unwrap();
+        assert!(text.len() < 8 * 1024, "{name} has {} bytes", text.len());
+        let event: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert_eq!(event["kind"], "Event", "{name}");
+        for noise in ["managedFields", "eyJ", "PRIVATE KEY"] {
+            assert!(!text.contains(noise), "{name} holds {noise}");
+        }
+    }
+}
+
+#[test]
+fn every_case_makes_its_events() {
+    for rule in builtin().unwrap() {
+        for event in rule.tests.iter().flat_map(|test| &test.events) {
+            let bytes = test_event_bytes(event, &rule).unwrap();
+            serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+        }
+    }
+}
