@@ -130,7 +130,7 @@ attack: [T1552.007]
 checklist: [SEC-01]
 references: ['https://kubernetes.io/']
 response: [look]
-sql: SELECT event_id, cluster, event_time, user_name FROM audit WHERE stage = 'ResponseComplete' AND verb = 'get'
+sql: SELECT cluster, event_id, event_time, user_name FROM audit WHERE stage = 'ResponseComplete' AND verb = 'get'
 summary: '{user_name} did it'
 tests:
   - {name: fires, events: [{base: secret_get}], expect: [{user_name: x}]}
@@ -181,7 +181,7 @@ tests:
 
     #[test]
     fn sql_is_checked() {
-        let select = "SELECT event_id, cluster, event_time, user_name FROM audit WHERE stage = 'ResponseComplete'";
+        let select = "SELECT cluster, event_id, event_time, user_name FROM audit WHERE stage = 'ResponseComplete'";
         for (old, new, want) in [
             ("verb = 'get'", "verbb = 'get'", "verbb"),
             ("FROM audit", "FROM audits", "audits"),
@@ -194,7 +194,7 @@ tests:
             (select, "DELETE FROM audit WHERE stage = 'Panic'", "SELECT"),
             ("verb = 'get'", "event_id IN (SELECT event_id FROM falco)", "one table"),
             ("verb = 'get'", "verb = 'get' LIMIT 3", "match rule"),
-            ("SELECT event_id", "SELECT DISTINCT event_id", "match rule"),
+            ("SELECT cluster", "SELECT DISTINCT cluster", "match rule"),
             ("FROM audit", "FROM role_rules", "rule_index"),
             ("verb = 'get'", "verb = 'get'; SELECT 1", "one statement"),
         ] {
