@@ -137,7 +137,7 @@ impl Table {
 
 use Kind::{Bool, Day, Int32, Int64, Json, Label, Text, TextList, Time};
 
-const AUDIT: &[Column] = &[
+pub(crate) const AUDIT: &[Column] = &[
     must("event_id", Text, "Identity of the event: 32 hex digits over cluster and content."),
     must("cluster", Label, "Cluster that sent it, from the receiver's path."),
     must("day", Day, "UTC day of receipt. Tables are partitioned by it: filter on it to read less."),
@@ -198,7 +198,7 @@ const AUDIT: &[Column] = &[
     ),
 ];
 
-const FALCO: &[Column] = &[
+pub(crate) const FALCO: &[Column] = &[
     must("event_id", Text, "Identity of the event: 32 hex digits over cluster and content."),
     must("cluster", Label, "Cluster that sent it, from the receiver's path."),
     must("day", Day, "UTC day of receipt. Tables are partitioned by it: filter on it to read less."),
