@@ -1,6 +1,7 @@
 //! The detection engine: rules planned once by DataFusion, their filters evaluated together over decoded batches.
 
 mod atom;
+pub mod check;
 mod compiled;
 mod finding;
 mod slot;

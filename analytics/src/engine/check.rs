@@ -1,0 +1,84 @@
+//! A rule's own cases, run through the production engine.
+
+use serde_json::{Map, Value};
+use vedette_detections::rule::{RuleTest, TestEvent};
+use vedette_detections::{Rule, test_event_bytes};
+use vedette_schemas::{AuditDecoder, FalcoDecoder, Table, derive};
+
+use super::{Engine, EngineError, Tables};
+
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CaseOutcome {
+    pub case: String,
+    /// Findings' columns that the case expects, in order.
+    pub expected: Vec<Map<String, Value>>,
+    /// What came instead: for a finding that answers an expected one, the columns that it names; for any other, all.
+    /// Empty vector with `error` set if the case could not be run.
+    pub found: Vec<Map<String, Value>>,
+    pub error: Option<String>,
+}
+
+impl CaseOutcome {
+    pub fn passed(&self) -> bool {
+        self.error.is_none() && self.expected == self.found
+    }
+}
+
+/// When the events of cases are received: 2026-01-01T00:00:00Z.
+const RECEIVED_AT: i64 = 1_767_225_600_000_000;
+
+/// Runs every case of a rule.
+pub async fn run(rule: &Rule) -> Result<Vec<CaseOutcome>, EngineError> {
+    let mut outcomes = Vec::with_capacity(rule.tests.len());
+    for test in &rule.tests {
+        // A new engine a case: a rule that failed in one is live again in the next.
+        let mut engine = Engine::new(vec![rule.clone()]).await?;
+        outcomes.push(case(&mut engine, rule, test).await);
+    }
+    Ok(outcomes)
+}
+
+async fn case(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> CaseOutcome {
+    let mut outcome =
+        CaseOutcome { case: test.name.clone(), expected: test.expect.clone(), found: Vec::new(), error: None };
+    let tables = match decode(rule, &test.events) {
+        Ok(tables) => tables,
+        Err(error) => return CaseOutcome { error: Some(error), ..outcome },
+    };
+    for (index, finding) in engine.evaluate(&tables, RECEIVED_AT).await.into_iter().enumerate() {
+        if finding.rule_id == super::RULE_FAILED {
+            return CaseOutcome { error: Some(finding.summary), ..outcome };
+        }
+        let Value::Object(row) = finding.details else { continue };
+        outcome.found.push(match test.expect.get(index) {
+            Some(expected) => {
+                expected.keys().map(|key| (key.clone(), row.get(key).cloned().unwrap_or(Value::Null))).collect()
+            }
+            None => row,
+        });
+    }
+    outcome
+}
+
+fn decode(rule: &Rule, events: &[TestEvent]) -> Result<Tables, String> {
+    let (mut audit, mut falco) = (AuditDecoder::new(), FalcoDecoder::new());
+    for event in events {
+        let bytes = test_event_bytes(event, rule).map_err(|error| error.to_string())?;
+        let decoded = match event.source.as_str() {
+            "audit" => audit.push("test", RECEIVED_AT, &bytes),
+            "falco" => falco.push("test", RECEIVED_AT, &bytes),
+            other => return Err(format!("source {other}: expected audit or falco")),
+        };
+        decoded.map_err(|error| format!("event {}: {error}", event.base))?;
+    }
+    let audit = audit.finish();
+    let derived = derive::derive(&audit);
+    Ok(Tables::from([
+        (Table::Audit, audit),
+        (Table::Falco, falco.finish()),
+        (Table::Containers, derived.containers),
+        (Table::RoleRules, derived.role_rules),
+        (Table::RoleSubjects, derived.role_subjects),
+    ]))
+}

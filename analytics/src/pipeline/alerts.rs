@@ -1,0 +1,87 @@
+//! Findings as rows of the `alerts` table and as records of the alert topic.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Date32Array, Int32Array, ListBuilder, StringBuilder, StringDictionaryBuilder, StringViewArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::Int32Type;
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use vedette_journal::{Record, Source};
+use vedette_schemas::table::list_item;
+use vedette_schemas::{EventId, Table};
+
+use crate::engine::Finding;
+
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// Rows of `alerts`, in the table's schema.
+pub fn batch(findings: &[Finding]) -> Result<RecordBatch, ArrowError> {
+    let times = |get: fn(&Finding) -> i64| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from_iter_values(findings.iter().map(get)).with_timezone("UTC"))
+    };
+    let days = findings.iter().map(|f| i32::try_from(f.received_at.div_euclid(DAY_MICROS)).unwrap_or_default());
+    let columns: Vec<ArrayRef> = vec![
+        texts(findings, |f| Some(f.alert_id.to_string())),
+        labels(findings, |f| &f.cluster),
+        Arc::new(Date32Array::from_iter_values(days)),
+        times(|f| f.received_at),
+        times(|f| f.event_time),
+        times(|f| f.raised_at),
+        labels(findings, |f| &f.rule_id),
+        Arc::new(Int32Array::from_iter_values(findings.iter().map(|f| f.rule_version))),
+        labels(findings, |f| &f.title),
+        labels(findings, |f| f.severity.name()),
+        texts(findings, |f| Some(f.summary.clone())),
+        texts(findings, |f| f.actor.clone()),
+        texts(findings, |f| f.target.clone()),
+        nullable_labels(findings, |f| f.namespace.as_deref()),
+        texts(findings, |f| f.source_ip.clone()),
+        lists(findings, |f| f.attack.clone()),
+        lists(findings, |f| f.tags.clone()),
+        lists(findings, |f| f.evidence.iter().map(EventId::to_string).collect()),
+        texts(findings, |f| Some(f.details.to_string())),
+    ];
+    RecordBatch::try_new(Table::Alerts.schema(), columns)
+}
+
+/// Records of the alert topic: each finding as a JSON object in the shape of its row.
+pub fn records(findings: &[Finding], batch: &RecordBatch) -> Result<Vec<Record>, ArrowError> {
+    let rows = crate::engine::json_rows(batch)?;
+    let records = findings.iter().zip(rows).map(|(finding, mut row)| {
+        row.insert("details".into(), finding.details.clone());
+        Record {
+            cluster: finding.cluster.as_str().into(),
+            source: Source::Vedette,
+            received_at: finding.raised_at,
+            reason: None,
+            payload: serde_json::Value::Object(row).to_string().into(),
+        }
+    });
+    Ok(records.collect())
+}
+
+fn texts(findings: &[Finding], get: impl Fn(&Finding) -> Option<String>) -> ArrayRef {
+    Arc::new(StringViewArray::from_iter(findings.iter().map(get)))
+}
+
+fn labels<'a>(findings: &'a [Finding], get: impl Fn(&'a Finding) -> &'a str) -> ArrayRef {
+    nullable_labels(findings, |finding| Some(get(finding)))
+}
+
+fn nullable_labels<'a>(findings: &'a [Finding], get: impl Fn(&'a Finding) -> Option<&'a str>) -> ArrayRef {
+    let mut builder = StringDictionaryBuilder::<Int32Type>::new();
+    findings.iter().for_each(|finding| builder.append_option(get(finding)));
+    Arc::new(builder.finish())
+}
+
+fn lists(findings: &[Finding], get: impl Fn(&Finding) -> Vec<String>) -> ArrayRef {
+    let mut builder = ListBuilder::new(StringBuilder::new()).with_field(Arc::new(list_item()));
+    for finding in findings {
+        get(finding).iter().for_each(|item| builder.values().append_value(item));
+        builder.append(true);
+    }
+    Arc::new(builder.finish())
+}

@@ -1,0 +1,54 @@
+//! The pipeline's settings.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vedette_journal::Limits;
+
+/// How much is evaluated and stored at once.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Consumer group: processes with the same one share the work. Default `vedette`.
+    pub group: String,
+    /// Most events evaluated at once. Default 8192.
+    pub batch_events: usize,
+    /// Most bytes of events evaluated at once. Default 32 MiB.
+    pub batch_bytes: usize,
+    /// Longest wait for a first event, in milliseconds; shutdown is noticed within it. Default 200.
+    pub batch_wait_ms: u64,
+    /// Rows go to the store after this many seconds at the latest. Default 5.
+    pub flush_seconds: u64,
+    /// Rows go to the store when they take this much memory. Default 96 MiB.
+    pub flush_bytes: usize,
+    /// Event ids remembered, to recognise an event that is delivered again. 16 bytes each, twice. Default 1,000,000.
+    pub seen_events: usize,
+    /// Finding ids remembered likewise. Default 100,000.
+    pub seen_alerts: usize,
+    /// After a restart, how far before the first redelivered event the store is asked for ids, in minutes: as long as a
+    /// sender may take to send a batch again. Default 10.
+    pub seen_minutes: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            group: "vedette".into(),
+            batch_events: 8192,
+            batch_bytes: 32 << 20,
+            batch_wait_ms: 200,
+            flush_seconds: 5,
+            flush_bytes: 96 << 20,
+            seen_events: 1_000_000,
+            seen_alerts: 100_000,
+            seen_minutes: 10,
+        }
+    }
+}
+
+impl Config {
+    pub(super) fn limits(&self) -> Limits {
+        let wait = Duration::from_millis(self.batch_wait_ms);
+        Limits { records: self.batch_events, bytes: self.batch_bytes, wait }
+    }
+}

@@ -1,0 +1,96 @@
+//! Records of the journal to rows of the tables.
+
+use std::sync::Arc;
+
+use arrow::array::BooleanArray;
+use arrow::compute::filter_record_batch;
+use vedette_journal::{Delivered, Record, Source};
+use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Table, derive};
+
+use super::seen::Seen;
+use super::{Counts, PipelineError, source};
+use crate::engine::Tables;
+
+/// What a delivery decodes to.
+#[derive(Default)]
+pub struct Decoded {
+    pub tables: Tables,
+    /// For each row of `audit` and of `falco`, in order: its id and its cluster.
+    rows: Vec<(Table, Vec<(EventId, Arc<str>)>)>,
+    pub dead: Vec<Record>,
+}
+
+/// Rows not seen before, with the rows derived from them.
+#[derive(Default)]
+pub struct Fresh {
+    pub tables: Tables,
+    pub counts: Counts,
+}
+
+/// Decodes off the runtime's own threads.
+pub async fn decode(records: Vec<Delivered>) -> Result<Decoded, PipelineError> {
+    let decoding = tokio::task::spawn_blocking(move || decode_now(records));
+    decoding.await.map_err(|panic| PipelineError::Decode(panic.to_string()))
+}
+
+fn decode_now(records: Vec<Delivered>) -> Decoded {
+    let mut decoded = Decoded::default();
+    let (mut audit, mut falco) = (AuditDecoder::with_capacity(records.len()), FalcoDecoder::new());
+    let (mut audit_rows, mut falco_rows) = (Vec::new(), Vec::new());
+    for Delivered { partition, record, .. } in records {
+        let Record { cluster, received_at, payload, .. } = &record;
+        let result = match source(partition.topic) {
+            Some(Source::Falco) => {
+                falco.push(cluster, *received_at, payload).map(|id| falco_rows.push((id, cluster.clone())))
+            }
+            _ => audit.push(cluster, *received_at, payload).map(|id| audit_rows.push((id, cluster.clone()))),
+        };
+        if let Err(error) = result {
+            decoded.dead.push(Record { reason: Some(error.to_string()), ..record });
+        }
+    }
+    if !audit_rows.is_empty() {
+        decoded.tables.insert(Table::Audit, audit.finish());
+        decoded.rows.push((Table::Audit, audit_rows));
+    }
+    if !falco_rows.is_empty() {
+        decoded.tables.insert(Table::Falco, falco.finish());
+        decoded.rows.push((Table::Falco, falco_rows));
+    }
+    decoded
+}
+
+impl Decoded {
+    /// Leaves out rows whose event was seen before, and derives what the others carry.
+    pub fn only_fresh(mut self, seen: &mut Seen) -> Result<Fresh, PipelineError> {
+        let mut fresh = Fresh::default();
+        for (table, rows) in std::mem::take(&mut self.rows) {
+            let Some(batch) = self.tables.remove(&table) else { continue };
+            let new: Vec<bool> = rows.iter().map(|(id, _)| seen.insert(*id)).collect();
+            for ((_, cluster), _) in rows.iter().zip(&new).filter(|(_, new)| **new) {
+                *fresh.counts.entry(cluster.clone()).or_default() += 1;
+            }
+            let again = new.iter().filter(|new| !**new).count();
+            if again == 0 {
+                fresh.tables.insert(table, batch);
+                continue;
+            }
+            metrics::counter!("vedette_events_duplicate_total", "table" => table.name()).increment(again as u64);
+            let batch = filter_record_batch(&batch, &BooleanArray::from(new))
+                .map_err(|error| PipelineError::Decode(error.to_string()))?;
+            if batch.num_rows() > 0 {
+                fresh.tables.insert(table, batch);
+            }
+        }
+        if let Some(audit) = fresh.tables.get(&Table::Audit) {
+            let derived = derive::derive(audit);
+            let tables = [
+                (Table::Containers, derived.containers),
+                (Table::RoleRules, derived.role_rules),
+                (Table::RoleSubjects, derived.role_subjects),
+            ];
+            fresh.tables.extend(tables.into_iter().filter(|(_, batch)| batch.num_rows() > 0));
+        }
+        Ok(fresh)
+    }
+}

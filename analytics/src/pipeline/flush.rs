@@ -1,0 +1,117 @@
+//! Rows on their way to the store, and the offsets that may move once they are there.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::record_batch::RecordBatch;
+use tokio::task::JoinHandle;
+use vedette_journal::{Delivered, Positions};
+use vedette_schemas::Table;
+
+use super::decode::Fresh;
+use super::{Config, Counts, PipelineError};
+use crate::store::{Store, Write};
+
+/// The order in which tables are stored. Events come last: an event that the store holds counts as dealt with, so what
+/// belongs to it must be there before.
+const ORDER: [Table; 6] =
+    [Table::Alerts, Table::Containers, Table::RoleRules, Table::RoleSubjects, Table::Falco, Table::Audit];
+
+/// Rows that wait.
+pub struct Pending {
+    journal: Arc<str>,
+    batches: BTreeMap<Table, Vec<RecordBatch>>,
+    counts: Counts,
+    bytes: usize,
+    since: Option<Instant>,
+    from: Positions,
+    to: Positions,
+}
+
+impl Pending {
+    pub fn new(journal: String) -> Self {
+        let (batches, counts) = Default::default();
+        let (from, to) = Default::default();
+        Self { journal: journal.into(), batches, counts, bytes: 0, since: None, from, to }
+    }
+
+    /// Notes the offsets of a delivery.
+    pub fn cover(&mut self, records: &[Delivered]) {
+        self.since.get_or_insert_with(Instant::now);
+        for Delivered { partition, offset, .. } in records {
+            self.from.entry(*partition).or_insert(*offset);
+            self.to.insert(*partition, offset + 1);
+        }
+    }
+
+    pub fn add(&mut self, fresh: Fresh, alerts: Option<RecordBatch>) {
+        for (table, batch) in fresh.tables.into_iter().chain(alerts.map(|batch| (Table::Alerts, batch))) {
+            self.bytes += batch.get_array_memory_size();
+            self.batches.entry(table).or_default().push(batch);
+        }
+        for (cluster, events) in fresh.counts {
+            *self.counts.entry(cluster).or_default() += events;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.to.is_empty()
+    }
+
+    pub fn is_due(&self, config: &Config) -> bool {
+        let age = self.since.map(|since| since.elapsed()).unwrap_or_default();
+        self.bytes >= config.flush_bytes || age >= Duration::from_secs(config.flush_seconds)
+    }
+
+    /// Sends what waits to the store, in the background.
+    pub fn start(&mut self, store: Arc<dyn Store>) -> Flush {
+        let empty = Self::new(self.journal.to_string());
+        let Self { journal, mut batches, counts, from, to, .. } = std::mem::replace(self, empty);
+        let positions = to.clone();
+        let task = tokio::spawn(async move {
+            for table in ORDER {
+                let Some(batches) = batches.remove(&table) else { continue };
+                let write = Write { table, batches, journal: journal.clone(), from: from.clone(), to: to.clone() };
+                store_until_done(store.as_ref(), write).await;
+            }
+            for (cluster, events) in counts {
+                metrics::counter!("vedette_events_stored_total", "cluster" => cluster.to_string()).increment(events);
+            }
+        });
+        Flush { task, positions }
+    }
+}
+
+/// Tries until the store takes it: offsets must not move past rows that are not stored, and no row is given up.
+async fn store_until_done(store: &dyn Store, write: Write) {
+    let mut wait = Duration::from_millis(200);
+    let started = Instant::now();
+    let rows: usize = write.batches.iter().map(RecordBatch::num_rows).sum();
+    while let Err(error) = store.write(write.clone()).await {
+        tracing::error!(table = write.table.name(), rows, %error, "store does not take rows; trying again");
+        metrics::counter!("vedette_store_errors_total", "table" => write.table.name()).increment(1);
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(30));
+    }
+    metrics::histogram!("vedette_store_seconds", "table" => write.table.name()).record(started.elapsed().as_secs_f64());
+    metrics::counter!("vedette_rows_stored_total", "table" => write.table.name()).increment(rows as u64);
+}
+
+/// A write to the store under way.
+pub struct Flush {
+    task: JoinHandle<()>,
+    positions: Positions,
+}
+
+impl Flush {
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Waits for the store; the positions may then be committed.
+    pub async fn finish(self) -> Result<Positions, PipelineError> {
+        self.task.await.map_err(|panic| PipelineError::Decode(format!("storing stopped: {panic}")))?;
+        Ok(self.positions)
+    }
+}
