@@ -12,14 +12,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, Flag, LogFormat};
 
-//P mod check;
-//P mod components;
-//P mod demo;
-//P mod migrate;
-//P mod operating;
-//P mod query;
+mod check;
+mod components;
+mod demo;
+mod migrate;
+mod operating;
+mod query;
 mod send;
-//P mod serve;
+mod serve;
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad usage or configuration, 3 a rule failed its check.
 
@@ -37,21 +37,21 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Verb {
     /// Runs everything in one process: receivers, journal, detection and store.
-    //P     Serve(serve::Serve),
+    Serve(serve::Serve),
     /// Runs the receivers alone: senders to journal. For deployments with Kafka.
-    //P     Ingest(serve::Ingest),
+    Ingest(serve::Ingest),
     /// Runs the engine alone: journal to findings and store. For deployments with Kafka.
-    //P     Analytics(serve::Analytics),
+    Analytics(serve::Analytics),
     /// Sends audit or Falco events to a webhook the way an API server or Falco does.
     Send(send::Send),
     /// Queries events and findings in SQL; without SQL, prompts for it.
-    //P     Query(query::Query),
+    Query(query::Query),
     /// Lints rules and runs their tests through the engine.
-    //P     Check(check::Check),
+    Check(check::Check),
     /// Creates the store's tables, or brings them up to date. Safe to repeat.
-    //P     Migrate(migrate::Migrate),
+    Migrate(migrate::Migrate),
     /// Starts Vedette in a folder of its own, plays an attack on a cluster, and shows what it finds.
-    //P     Demo(demo::Demo),
+    Demo(demo::Demo),
     /// Prints the effective configuration as TOML, secrets masked.
     Config(ShowConfig),
 }
@@ -91,14 +91,14 @@ impl Common {
 /// Runs the verb.
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.verb {
-        //P         Verb::Serve(serve) => serve.run().await,
-        //P         Verb::Ingest(ingest) => ingest.run().await,
-        //P         Verb::Analytics(analytics) => analytics.run().await,
+        Verb::Serve(serve) => serve.run().await,
+        Verb::Ingest(ingest) => ingest.run().await,
+        Verb::Analytics(analytics) => analytics.run().await,
         Verb::Send(send) => send.run().await,
-        //P         Verb::Query(query) => query.run().await,
-        //P         Verb::Check(check) => check.run().await,
-        //P         Verb::Migrate(migrate) => migrate.run().await,
-        //P         Verb::Demo(demo) => demo.run().await,
+        Verb::Query(query) => query.run().await,
+        Verb::Check(check) => check.run().await,
+        Verb::Migrate(migrate) => migrate.run().await,
+        Verb::Demo(demo) => demo.run().await,
         Verb::Config(show) => {
             let text = show.common.load()?.to_masked_toml()?;
             print_all(&text)

@@ -19,16 +19,16 @@ pub use sections::{Detections, Journal, JournalKind, Log, LogFormat, Operating, 
 pub struct Config {
     /// The folder of everything kept on this machine: `journal/` and `lake/`.
     pub data: PathBuf,
-    //P     /// The receivers.
-    //P     pub ingest: vedette_ingest::Config,
+    /// The receivers.
+    pub ingest: vedette_ingest::Config,
     /// The durable log between the stages.
     pub journal: Journal,
     /// Where events and findings are kept.
     pub store: Store,
     /// What is looked for.
     pub detections: Detections,
-    //P     /// The engine.
-    //P     pub analytics: vedette_analytics::pipeline::Config,
+    /// The engine.
+    pub analytics: vedette_analytics::pipeline::Config,
     /// Where `analytics` is asked how it fares.
     pub operating: Operating,
     /// Vedette's own log, on standard error.
@@ -39,11 +39,11 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data: PathBuf::from("data"),
-            //P             ingest: Default::default(),
+            ingest: Default::default(),
             journal: Default::default(),
             store: Default::default(),
             detections: Default::default(),
-            //P             analytics: Default::default(),
+            analytics: Default::default(),
             operating: Default::default(),
             log: Default::default(),
         }
@@ -92,7 +92,7 @@ impl Config {
             overlay::parse(&next).map_err(|reason| ConfigError::Flag(format!("{}: {reason}", flag.name)))?;
             tree = next;
         }
-        //P         place(&mut tree);
+        place(&mut tree);
         // Nothing can fail here that has not failed above; the error is passed on all the same.
         overlay::parse(&tree).map_err(ConfigError::Flag)
     }
@@ -141,7 +141,6 @@ fn is_secret(key: &str) -> bool {
     words.iter().any(|word| key.contains(word)) && !key.ends_with("_file") && !key.ends_with("_path")
 }
 
-#[allow(dead_code)] // PARKED
 /// What lives in the data folder unless it is told to live elsewhere.
 fn place(tree: &mut Table) {
     let data = tree.get("data").and_then(Value::as_str).map_or_else(|| Config::default().data, PathBuf::from);

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Output, Stdio};
 
-const VERBS: [&str; 2] = ["send", "config"];
+const VERBS: [&str; 9] = ["serve", "ingest", "analytics", "send", "query", "check", "migrate", "demo", "config"];
 
 fn vedette(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vedette"));
@@ -36,9 +36,41 @@ fn every_verb_explains_itself_and_its_exit_codes() {
 #[test]
 fn bad_usage_is_named_and_exits_2() {
     check(&["serv"], &[], 2, &["serv"]);
+    check(&["serve", "--listen", "nowhere"], &[], 2, &["--listen", "nowhere"]);
     check(&["send"], &[], 2, &["FILE"]);
     check(&["send", "--to", "ftp://host/", "-"], &[], 2, &["--to", "ftp"]);
     check(&["send", "--batch", "0", "-"], &[], 2, &["--batch"]);
+    check(&["query", "--format", "parquet", "SELECT 1"], &[], 2, &["--output"]);
+}
+
+#[test]
+fn bad_configuration_names_its_key_and_exits_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("vedette.toml");
+    std::fs::write(&file, "[ingest]\nlissten = '127.0.0.1:1'\n").unwrap();
+    let file = file.to_str().unwrap();
+    for verb in ["serve", "ingest", "analytics", "migrate", "config"] {
+        check(&[verb, "--config", file], &[], 2, &["lissten", "line 2", "vedette.toml"]);
+    }
+    check(&["config"], &[("VEDETTE_CONFIG", file)], 2, &["lissten"]);
+    check(&["config", "--config", "/nowhere.toml"], &[], 2, &["/nowhere.toml"]);
+    check(&["config"], &[("VEDETTE_STORE__KINDD", "lake")], 2, &["VEDETTE_STORE__KINDD", "kindd"]);
+    check(&["serve"], &[("VEDETTE_LOG__LEVEL", "a=b=c")], 2, &["log.level", "a=b=c"]);
+    check(&["ingest"], &[], 2, &["journal.kind", "kafka"]);
+}
+
+#[test]
+fn config_prints_what_is_in_effect() {
+    let environment = [("VEDETTE_LOG__LEVEL", "debug"), ("VEDETTE_STORE__CLICKHOUSE__PASSWORD", "hunter2")];
+    let output = vedette(&["config", "--data", "/somewhere"], &environment);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(!text.contains("hunter2"), "{text}");
+    let tree: toml::Table = toml::from_str(&text).unwrap();
+    assert_eq!(tree["data"].as_str(), Some("/somewhere"));
+    assert_eq!(tree["log"]["level"].as_str(), Some("debug"));
+    assert_eq!(tree["journal"]["embedded"]["path"].as_str(), Some("/somewhere/journal"));
+    assert_eq!(tree["store"]["clickhouse"]["password"].as_str(), Some("***"));
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub fn is_ours(name: &str) -> bool {
     if rest.contains("__") {
         return true;
     }
-    let for_others = ["TEST_", "REQUIRE_", "SEND_"].iter().any(|start| rest.starts_with(start));
+    let for_others = ["TEST_", "REQUIRE_", "SERVICES_", "SEND_"].iter().any(|start| rest.starts_with(start));
     let of_kubernetes = format!("_{rest}_");
     let of_kubernetes = of_kubernetes.contains("_SERVICE_HOST_")
         || of_kubernetes.contains("_SERVICE_PORT_")

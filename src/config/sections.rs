@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct Journal {
     /// `embedded` (segment files in the data folder) or `kafka`.
     pub kind: JournalKind,
-    //P     pub embedded: vedette_journal::embedded::Config,
-    //P     pub kafka: vedette_journal::kafka::Config,
+    pub embedded: vedette_journal::embedded::Config,
+    pub kafka: vedette_journal::kafka::Config,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -29,8 +29,8 @@ pub enum JournalKind {
 pub struct Store {
     /// `lake` (Delta tables in the data folder or an object store) or `clickhouse`.
     pub kind: StoreKind,
-    //P     pub lake: vedette_analytics::store::lake::Config,
-    //P     pub clickhouse: vedette_analytics::store::clickhouse::Config,
+    pub lake: vedette_analytics::store::lake::Config,
+    pub clickhouse: vedette_analytics::store::clickhouse::Config,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]

@@ -64,6 +64,13 @@ fn what_can_not_be_used_is_named() {
 }
 
 #[test]
+fn the_data_folder_holds_what_is_not_told_to_live_elsewhere() {
+    let config = load("data = '/d'\n[store.lake]\nurl = 's3://bucket/lake'", &[], Vec::new()).unwrap();
+    assert_eq!(config.journal.embedded.path, PathBuf::from("/d/journal"));
+    assert_eq!(config.store.lake.url, "s3://bucket/lake");
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Some(Path::new("/nowhere.toml")), std::iter::empty(), Vec::new()).unwrap_err();
     assert!(error.to_string().contains("/nowhere.toml"), "{error}");

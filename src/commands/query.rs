@@ -1,0 +1,92 @@
+//! `vedette query`: one dialect of SQL over whichever store is configured, once or at a prompt.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
+use arrow::error::ArrowError;
+use clap::{Args, ValueEnum};
+use vedette_analytics::store::Store;
+
+use super::{Common, components};
+use crate::config::{ConfigError, StoreKind};
+
+mod format;
+mod prompt;
+
+use format::Output;
+
+const AFTER: &str =
+    "Tables: audit, containers, role_rules, role_subjects, falco, alerts. The SQL is DataFusion's, over either store;
+columns of JSON text open with json_get(column, 'key', ...) and the like. Only reading is possible, and time, rows and
+memory are bounded.
+
+  vedette query \"SELECT event_time, user_name, verb, resource, name FROM audit WHERE resource = 'secrets' LIMIT 20\"
+
+Exit codes: 0 success, 1 failure, 2 bad usage or configuration.";
+
+#[derive(Args)]
+#[command(after_help = AFTER)]
+pub struct Query {
+    /// The query; without it a prompt opens
+    #[arg(value_name = "SQL")]
+    sql: Option<String>,
+    /// How rows are written
+    #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    format: Format,
+    /// The file to write to, instead of standard output
+    #[arg(long, short, value_name = "FILE", required_if_eq("format", "parquet"))]
+    output: Option<PathBuf>,
+    /// Rows that a table shows at most; the other formats write them all
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    rows: usize,
+    /// Sends the text to ClickHouse as it stands, in ClickHouse's own dialect
+    #[arg(long, requires = "sql")]
+    native: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// One JSON object a line
+    Json,
+    Csv,
+    Parquet,
+}
+
+impl Query {
+    pub async fn run(self) -> anyhow::Result<()> {
+        let config = self.common.load()?;
+        super::start_log(&config)?;
+        let output = Output { format: self.format, file: self.output, rows: self.rows };
+        if self.native {
+            if config.store.kind != StoreKind::Clickhouse {
+                return Err(ConfigError::Flag("--native: store.kind is not clickhouse".into()).into());
+            }
+            let batches = config.store.clickhouse.open().native(&self.sql.unwrap_or_default()).await?;
+            let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
+            let rows = futures::stream::iter(batches.into_iter().map(Ok::<_, ArrowError>));
+            return output.write(schema, rows).await;
+        }
+        let store = components::store(&config).await?;
+        match self.sql {
+            Some(sql) => run_one(store, &sql, &output).await,
+            None => prompt::run(store, output).await,
+        }
+    }
+}
+
+/// Runs one statement and writes its rows.
+async fn run_one(store: Arc<dyn Store>, sql: &str, output: &Output) -> anyhow::Result<()> {
+    // A session for each statement: a table's provider is the table as of now.
+    let session = vedette_analytics::query::session(store).await.context("can't open the store")?;
+    let frame = vedette_analytics::query::plan(&session, sql).await?;
+    let schema = Arc::new(frame.schema().as_arrow().clone());
+    output.write(schema, frame.execute_stream().await?).await
+}
