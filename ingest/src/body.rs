@@ -89,7 +89,7 @@ impl Chunks {
     }
 
     /// The body as it was sent, read to its end, as far as it is kept.
-    pub async fn as_sent(mut self) -> Bytes {
+    pub async fn into_sent(mut self) -> Bytes {
         while let Some(Ok(_)) = self.sent.next().await {}
         self.sent.take_kept()
     }

@@ -143,7 +143,7 @@ impl<'a> Delivery<'a> {
         deadline: Instant,
     ) -> Result<(), Outcome> {
         self.take(&mut pieces);
-        let bytes = timeout_at(deadline, chunks.as_sent()).await.map_err(|_| Outcome::TooSlow)?;
+        let bytes = timeout_at(deadline, chunks.into_sent()).await.map_err(|_| Outcome::TooSlow)?;
         self.reject(Rejection { bytes, reason: format!("{error}; the body as it was sent").into() }, now());
         self.flush().await
     }

@@ -11,12 +11,15 @@ use super::seen::Seen;
 use super::{Counts, PipelineError, source};
 use crate::engine::Tables;
 
+/// A decoded event: its id and its cluster.
+type Row = (EventId, Arc<str>);
+
 /// What a delivery decodes to.
 #[derive(Default)]
 pub struct Decoded {
     pub tables: Tables,
     /// For each row of `audit` and of `falco`, in order: its id and its cluster.
-    rows: Vec<(Table, Vec<(EventId, Arc<str>)>)>,
+    rows: Vec<(Table, Vec<Row>)>,
     pub dead: Vec<Record>,
 }
 

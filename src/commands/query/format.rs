@@ -84,8 +84,8 @@ type Destination = Box<dyn Write + Send>;
 
 enum Sink {
     Table { out: Destination, schema: SchemaRef, batches: Vec<RecordBatch>, room: usize, more: bool },
-    Json(arrow::json::LineDelimitedWriter<Destination>),
-    Csv { writer: arrow::csv::Writer<Destination>, schema: SchemaRef },
+    Json(Box<arrow::json::LineDelimitedWriter<Destination>>),
+    Csv { writer: Box<arrow::csv::Writer<Destination>>, schema: SchemaRef },
     Parquet(Box<ArrowWriter<Destination>>),
 }
 
@@ -94,12 +94,12 @@ impl Sink {
         let mut out = output.destination()?;
         Ok(match output.format {
             Format::Table => Sink::Table { out, schema, batches: Vec::new(), room: output.rows, more: false },
-            Format::Json => Sink::Json(arrow::json::LineDelimitedWriter::new(out)),
+            Format::Json => Sink::Json(Box::new(arrow::json::LineDelimitedWriter::new(out))),
             Format::Csv => {
                 // Written here, so that an answer without rows has its header too.
                 let names: Vec<_> = schema.fields().iter().map(|field| quoted(field.name())).collect();
                 writeln!(out, "{}", names.join(","))?;
-                let writer = arrow::csv::WriterBuilder::new().with_header(false).build(out);
+                let writer = Box::new(arrow::csv::WriterBuilder::new().with_header(false).build(out));
                 Sink::Csv { writer, schema: Arc::new(flat(&schema)) }
             }
             Format::Parquet => {

@@ -11,10 +11,13 @@ use axum::response::IntoResponse;
 
 use super::*;
 
+/// A status, and its Retry-After.
+type Answer = (u16, Option<&'static str>);
+
 /// A server that answers with the given statuses, then 200, and keeps what it took.
 #[derive(Clone, Default)]
 struct Server {
-    answers: Arc<Mutex<VecDeque<(u16, Option<&'static str>)>>>,
+    answers: Arc<Mutex<VecDeque<Answer>>>,
     taken: Arc<Mutex<Vec<(String, Bytes)>>>,
 }
 
