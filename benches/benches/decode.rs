@@ -1,0 +1,136 @@
+//! Decoding: what the decoder costs beside serde_json into a typed struct, which stops short of columns, and what the
+//! derived tables add.
+
+#![allow(clippy::unwrap_used)]
+
+use std::borrow::Cow;
+use std::hint::black_box;
+
+use arrow::record_batch::RecordBatch;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use vedette_benches::Generator;
+use vedette_schemas::decode::AuditDecoder;
+use vedette_schemas::derive::derive;
+
+const EVENTS: usize = 8_192;
+const RECEIVED_AT: i64 = 1_772_323_200_000_000;
+
+/// The audit event as a careful user of serde would type it: text borrowed where it can be, bodies left as text.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code)]
+struct TypedEvent<'a> {
+    #[serde(borrow)]
+    level: Cow<'a, str>,
+    #[serde(borrow, rename = "auditID")]
+    audit_id: Cow<'a, str>,
+    #[serde(borrow)]
+    stage: Cow<'a, str>,
+    #[serde(borrow, rename = "requestURI")]
+    request_uri: Cow<'a, str>,
+    #[serde(borrow)]
+    verb: Cow<'a, str>,
+    #[serde(borrow)]
+    user: TypedUser<'a>,
+    #[serde(borrow)]
+    impersonated_user: Option<TypedUser<'a>>,
+    #[serde(borrow, rename = "sourceIPs", default)]
+    source_ips: Vec<Cow<'a, str>>,
+    #[serde(borrow)]
+    user_agent: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    object_ref: Option<TypedObjectReference<'a>>,
+    #[serde(borrow)]
+    response_status: Option<&'a RawValue>,
+    #[serde(borrow)]
+    request_object: Option<&'a RawValue>,
+    #[serde(borrow)]
+    response_object: Option<&'a RawValue>,
+    #[serde(borrow)]
+    request_received_timestamp: Cow<'a, str>,
+    #[serde(borrow)]
+    stage_timestamp: Cow<'a, str>,
+    #[serde(borrow)]
+    annotations: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[allow(dead_code)]
+struct TypedUser<'a> {
+    #[serde(borrow)]
+    username: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    uid: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    groups: Vec<Cow<'a, str>>,
+    #[serde(borrow)]
+    extra: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code)]
+struct TypedObjectReference<'a> {
+    #[serde(borrow)]
+    resource: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    subresource: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    namespace: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    uid: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    api_group: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    api_version: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    resource_version: Option<Cow<'a, str>>,
+}
+
+fn events() -> Vec<String> {
+    let mut generator = Generator::new(1);
+    let next = |_| {
+        let mut event = String::new();
+        generator.event(&mut event);
+        event
+    };
+    (0..EVENTS).map(next).collect()
+}
+
+fn decode(events: &[String]) -> RecordBatch {
+    let mut decoder = AuditDecoder::with_capacity(events.len());
+    for event in events {
+        decoder.push("prod", RECEIVED_AT, event.as_bytes()).unwrap();
+    }
+    decoder.finish()
+}
+
+fn decoding(criterion: &mut Criterion) {
+    let events = events();
+    let bytes = events.iter().map(String::len).sum::<usize>() as u64;
+    for (unit, throughput) in [("bytes", Throughput::Bytes(bytes)), ("events", Throughput::Elements(EVENTS as u64))] {
+        let mut group = criterion.benchmark_group("decode");
+        group.throughput(throughput).sample_size(20);
+        group.bench_function(BenchmarkId::new("serde_json typed", unit), |bencher| {
+            bencher.iter(|| {
+                for event in &events {
+                    black_box(serde_json::from_str::<TypedEvent>(event).unwrap());
+                }
+            });
+        });
+        group.bench_function(BenchmarkId::new("decoder", unit), |bencher| bencher.iter(|| decode(&events)));
+        let audit = decode(&events);
+        group.bench_function(BenchmarkId::new("derive", unit), |bencher| bencher.iter(|| derive(&audit)));
+        group.bench_function(BenchmarkId::new("decoder and derive", unit), |bencher| {
+            bencher.iter(|| derive(&decode(&events)));
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, decoding);
+criterion_main!(benches);
