@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
-use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use datafusion::prelude::{DataFrame, SessionContext};
 use vedette_schemas::Table;
 
 use crate::store::{Store, StoreError};
@@ -19,9 +19,7 @@ pub enum QueryError {
 
 /// A session over the store's tables as they are now.
 pub async fn session(store: Arc<dyn Store>) -> Result<SessionContext, QueryError> {
-    let config = SessionConfig::new().with_information_schema(true);
-    let mut context = SessionContext::new_with_config(config);
-    datafusion_functions_json::register_all(&mut context)?;
+    let context = vedette_detections::sql::session_with(|config| config.with_information_schema(true))?;
     for table in Table::ALL {
         context.register_table(table.name(), store.provider(table).await?)?;
     }

@@ -10,8 +10,7 @@ use arrow::array::{
     StringBuilder, StringViewArray, TimestampMicrosecondArray,
 };
 use arrow::compute::{cast, concat_batches};
-use arrow::datatypes::{DataType, Int64Type};
-use datafusion::prelude::SessionContext;
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use vedette_analytics::store::lake::{Config, Lake};
 use vedette_analytics::store::{Store, StoreError, Write};
 use vedette_journal::{Partition, Positions, Topic};
@@ -86,7 +85,7 @@ async fn open(config: &Config) -> Arc<Lake> {
 }
 
 async fn query(lake: &Lake, table: Table, sql: &str) -> RecordBatch {
-    let context = SessionContext::new();
+    let context = vedette_detections::sql::session().unwrap();
     context.register_table(table.name(), lake.provider(table).await.unwrap()).unwrap();
     let frame = context.sql(sql).await.unwrap();
     let batches = frame.collect().await.unwrap();
@@ -297,7 +296,8 @@ async fn a_merged_file_is_sorted() {
     let batches: Vec<RecordBatch> = reader.map(Result::unwrap).collect();
     let all = concat_batches(&batches[0].schema(), &batches).unwrap();
     assert_eq!(all.num_rows(), 80);
-    let [clusters, times] = ["cluster", "event_time"].map(|name| comparable(all.column_by_name(name).unwrap()));
+    let clusters = comparable(all.column_by_name("cluster").unwrap());
+    let times = all.column_by_name("event_time").unwrap().as_primitive::<TimestampMicrosecondType>().values();
     let keys: Vec<_> = clusters.into_iter().zip(times).collect();
     assert!(keys.is_sorted(), "{keys:?}");
 }

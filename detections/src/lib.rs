@@ -4,6 +4,7 @@ pub mod event;
 pub mod lint;
 pub mod load;
 pub mod rule;
+pub mod sql;
 
 pub use event::{TestEventError, base_event, test_event_bytes};
 pub use lint::{Problem, columns_selected, lint};

@@ -31,6 +31,7 @@ impl Compiled {
         let slot = Slot::default();
         for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts) {
             let provider = Arc::new(SlotTable::new(table.schema(), slot.clone()));
+            context.deregister_table(table.name())?; // the rule before this one left its own
             context.register_table(table.name(), provider)?;
         }
         let state = context.state();

@@ -13,7 +13,8 @@ use arrow::compute::filter_record_batch;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::DFSchema;
 use datafusion::error::DataFusionError;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::SessionContext;
+use vedette_detections::sql::session;
 use vedette_detections::{Rule, Severity};
 use vedette_schemas::{EventId, Table};
 
@@ -46,17 +47,6 @@ struct Room {
 pub struct Engine {
     context: SessionContext,
     rooms: BTreeMap<Table, Room>,
-}
-
-/// A DataFusion session as rules and queries see it: JSON functions on, and the optimizer's leaf pushdown off, since it
-/// pulls JSON extraction below the filters on to every row.
-pub fn session() -> Result<SessionContext, DataFusionError> {
-    let config = SessionConfig::new()
-        .with_target_partitions(1)
-        .set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
-    let mut context = SessionContext::new_with_config(config);
-    datafusion_functions_json::register_all(&mut context)?;
-    Ok(context)
 }
 
 impl Engine {

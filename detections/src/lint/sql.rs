@@ -6,7 +6,6 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
-use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 use vedette_schemas::Table;
@@ -65,7 +64,7 @@ fn parts(table: Table) -> &'static [&'static str] {
 }
 
 fn only_a_select(sql: &str) -> Result<(), String> {
-    let statements = DFParser::parse_sql(sql).map_err(told)?;
+    let statements = DFParser::parse_sql_with_dialect(sql, &crate::sql::PARSER).map_err(told)?;
     if statements.len() != 1 {
         return Err("one statement, please".into());
     }
@@ -76,9 +75,7 @@ fn only_a_select(sql: &str) -> Result<(), String> {
 }
 
 fn plan(sql: &str) -> Result<LogicalPlan, DataFusionError> {
-    let config = SessionConfig::new().set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
-    let mut context = SessionContext::new_with_config(config);
-    datafusion_functions_json::register_all(&mut context)?;
+    let context = crate::sql::session()?;
     for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts) {
         context.register_table(table.name(), Arc::new(MemTable::try_new(table.schema(), vec![vec![]])?))?;
     }

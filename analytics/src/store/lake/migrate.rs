@@ -42,11 +42,11 @@ enum Problem {
 }
 
 async fn ensure(config: &Config, table: Table, delta: &mut DeltaTable) -> Result<(), Problem> {
-    match delta.load().await {
-        Ok(()) => evolve(table, delta).await,
-        Err(DeltaTableError::NotATable(_)) => create(config, table, delta).await,
-        Err(error) => Err(error.into()),
+    if !delta.verify_deltatable_existence().await? {
+        return create(config, table, delta).await;
     }
+    delta.load().await?;
+    evolve(table, delta).await
 }
 
 async fn create(config: &Config, table: Table, delta: &mut DeltaTable) -> Result<(), Problem> {

@@ -5,6 +5,7 @@ mod files;
 mod maintain;
 mod merge;
 mod migrate;
+mod objects;
 mod read;
 mod writer;
 
@@ -28,9 +29,10 @@ use writer::Writer;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where the tables are: a folder, or the URL of an object store's folder.
+    /// Where the tables are: a folder, or the URL of an object store's folder (`s3://…`, `gs://…`, `az://…`).
     pub url: String,
-    /// Options of the object store, such as `region`. Credentials belong in its environment variables.
+    /// Options of the object store, such as `region` or `endpoint`. Credentials belong in the cloud's environment variables
+    /// (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
     pub storage_options: BTreeMap<String, String>,
     /// Days that events are kept, by day of receipt.
     pub retention_days: u32,
@@ -79,6 +81,7 @@ impl Config {
     }
 
     fn slot(&self, table: Table) -> Result<Slot, StoreError> {
+        objects::register();
         let location = format!("{}/{}", self.url.trim_end_matches('/'), table.name());
         let open = || -> Result<DeltaTable, DeltaTableError> {
             let options = self.storage_options.clone().into_iter().collect();
@@ -110,11 +113,11 @@ impl Slot {
     /// Loads the table if it exists.
     async fn load(&self) -> Result<(), StoreError> {
         let mut reader = self.reader.lock().await;
-        match reader.load().await {
-            Ok(()) => {}
-            Err(DeltaTableError::NotATable(_)) => return Ok(()),
-            Err(error) => return Err(store_error(self.table, &error)),
+        let exists = reader.verify_deltatable_existence().await;
+        if !exists.map_err(|error| store_error(self.table, &error))? {
+            return Ok(());
         }
+        reader.load().await.map_err(|error| store_error(self.table, &error))?;
         self.writer.lock().await.renew(reader.clone());
         Ok(())
     }

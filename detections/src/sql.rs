@@ -1,0 +1,24 @@
+//! The SQL that rules and queries speak: DataFusion's, read as PostgreSQL's dialect, with the JSON functions.
+
+use datafusion::config::Dialect;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+
+/// The parser's dialect. The generic one takes `cluster`, which every table has, for a keyword.
+pub const PARSER: PostgreSqlDialect = PostgreSqlDialect {};
+
+/// A session without tables.
+pub fn session() -> Result<SessionContext, DataFusionError> {
+    session_with(|config| config.with_target_partitions(1))
+}
+
+/// A session without tables, with settings of its own.
+pub fn session_with(settings: impl FnOnce(SessionConfig) -> SessionConfig) -> Result<SessionContext, DataFusionError> {
+    // The optimizer's leaf pushdown pulls JSON extraction below the filters, on to every row.
+    let mut config = SessionConfig::new().set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
+    config.options_mut().sql_parser.dialect = Dialect::PostgreSQL;
+    let mut context = SessionContext::new_with_config(settings(config));
+    datafusion_functions_json::register_all(&mut context)?;
+    Ok(context)
+}
