@@ -1,5 +1,4 @@
 //! The lake through its interface: what is written is read back, once, whoever else writes, and housekeeping loses nothing.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -261,7 +260,7 @@ async fn maintain_makes_files_fewer_and_keeps_rows_positions_and_order() {
     assert_eq!(count(&lake, Table::Audit).await, 120);
 
     // Who read before goes on reading: the files stay for a while.
-    let rows = SessionContext::new().read_table(old_reader).unwrap().count().await.unwrap();
+    let rows = vedette_detections::sql::session().unwrap().read_table(old_reader).unwrap().count().await.unwrap();
     assert_eq!(rows, 120);
 
     let reopened = open(&config).await;

@@ -1,0 +1,145 @@
+//! The engine: the pack's cases, many rules together against plain DataFusion, and a rule that fails.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::datasource::MemTable;
+use vedette_analytics::engine::{self, Engine, Finding, RULE_FAILED, Tables, check};
+use vedette_benches::Generator;
+use vedette_detections::event::{base_event, base_events};
+use vedette_detections::{Rule, builtin, lint, sql};
+use vedette_schemas::{AuditDecoder, Table, derive};
+
+const NOW: i64 = 1_767_225_600_000_000;
+
+/// Every recorded event and some thousands of generated ones, decoded.
+fn tables() -> Tables {
+    let mut decoder = AuditDecoder::new();
+    for name in base_events() {
+        decoder.push("recorded", NOW, base_event(name).unwrap().as_bytes()).unwrap();
+    }
+    let mut generator = Generator::new(11);
+    for _ in 0..5_000 {
+        let mut event = String::new();
+        generator.event(&mut event);
+        decoder.push("generated", NOW, event.as_bytes()).unwrap();
+    }
+    let audit = decoder.finish();
+    let derived = derive::derive(&audit);
+    Tables::from([
+        (Table::Audit, audit),
+        (Table::Containers, derived.containers),
+        (Table::RoleRules, derived.role_rules),
+        (Table::RoleSubjects, derived.role_subjects),
+    ])
+}
+
+/// A rule with the given SQL and nothing to say.
+pub fn rule(id: &str, sql: &str) -> Rule {
+    Rule { id: id.into(), sql: sql.into(), summary: id.into(), tests: Vec::new(), ..builtin().unwrap().remove(0) }
+}
+
+fn of<'a>(findings: &'a [Finding], rule: &'a str) -> impl Iterator<Item = &'a Finding> {
+    findings.iter().filter(move |finding| finding.rule_id == rule)
+}
+
+#[tokio::test]
+async fn every_rule_of_the_pack_is_well() {
+    let rules = builtin().unwrap();
+    assert!(rules.len() >= 20);
+    for rule in &rules {
+        assert!(lint(rule).is_empty(), "{}: {:?}", rule.id, lint(rule));
+        let outcomes = check::run(rule).await.unwrap();
+        assert!(outcomes.iter().any(|outcome| !outcome.expected.is_empty()), "{}: no firing case", rule.id);
+        assert!(outcomes.iter().any(|outcome| outcome.expected.is_empty()), "{}: no quiet case", rule.id);
+        for outcome in outcomes {
+            assert!(outcome.passed(), "{}: {outcome:#?}", rule.id);
+        }
+    }
+}
+
+/// Conditions that rules share, their order and the selection by survivors must not change what a rule finds.
+#[tokio::test]
+async fn rules_together_find_what_datafusion_finds_for_each_alone() {
+    let tables = tables();
+    let rules = builtin().unwrap();
+    let mut engine = Engine::new(rules.clone()).await.unwrap();
+    assert_eq!(engine.len(), rules.len());
+    let findings = engine.evaluate(&tables, NOW).await;
+    let mut fired = 0;
+    for rule in &rules {
+        let context = sql::session().unwrap();
+        for (table, batch) in &tables {
+            let memory = MemTable::try_new(batch.schema(), vec![vec![batch.clone()]]).unwrap();
+            context.register_table(table.name(), Arc::new(memory)).unwrap();
+        }
+        let rows = context.sql(&rule.sql).await.unwrap().collect().await.unwrap();
+        let mut expected = Vec::new();
+        for batch in &rows {
+            expected.extend(engine::json_rows(batch).unwrap());
+        }
+        let found: Vec<_> =
+            of(&findings, &rule.id).map(|finding| finding.details.as_object().unwrap().clone()).collect();
+        assert_eq!(found, expected, "{}:\n{}", rule.id, pretty_format_batches(&rows).unwrap());
+        fired += usize::from(!found.is_empty());
+    }
+    assert!(fired > 25, "{fired} of {} rules fired", rules.len());
+}
+
+#[tokio::test]
+async fn the_same_events_give_the_same_ids_however_they_are_batched() {
+    let tables = tables();
+    let ids = |findings: &[Finding]| findings.iter().map(|finding| finding.alert_id).collect::<BTreeSet<_>>();
+    let mut engine = Engine::new(builtin().unwrap()).await.unwrap();
+    let whole = engine.evaluate(&tables, NOW).await;
+    assert_eq!(ids(&whole).len(), whole.len(), "no two findings share an id");
+    let mut parts = BTreeSet::new();
+    for start in (0..tables[&Table::Audit].num_rows()).step_by(777) {
+        let audit = &tables[&Table::Audit];
+        let audit = audit.slice(start, 777.min(audit.num_rows() - start));
+        let derived = derive::derive(&audit);
+        let part = Tables::from([
+            (Table::Audit, audit),
+            (Table::Containers, derived.containers),
+            (Table::RoleRules, derived.role_rules),
+            (Table::RoleSubjects, derived.role_subjects),
+        ]);
+        parts.extend(ids(&engine.evaluate(&part, NOW + 1).await));
+    }
+    assert_eq!(parts, ids(&whole));
+}
+
+#[tokio::test]
+async fn a_rule_that_fails_is_taken_out_and_said_while_others_go_on() {
+    let tables = tables();
+    let failing = rule(
+        "failing",
+        "SELECT cluster, event_id, event_time FROM audit WHERE verb = 'create' AND CAST(user_name AS BIGINT) = 1",
+    );
+    let good = rule("good", "SELECT cluster, event_id, event_time FROM audit WHERE verb = 'create'");
+    let mut engine = Engine::new(vec![failing, good]).await.unwrap();
+    let first = engine.evaluate(&tables, NOW).await;
+    let about: Vec<_> = of(&first, RULE_FAILED).collect();
+    assert_eq!(about.len(), 1);
+    assert_eq!(about[0].target.as_deref(), Some("failing"));
+    assert!(about[0].summary.contains("Cannot cast"), "{}", about[0].summary);
+    let second = engine.evaluate(&tables, NOW).await;
+    assert_eq!(of(&second, RULE_FAILED).count(), 0, "it is said once");
+    assert!(of(&first, "good").count() > 100);
+    assert_eq!(of(&first, "good").count(), of(&second, "good").count());
+    assert_eq!(engine.len(), 1);
+}
+
+#[tokio::test]
+async fn sql_that_can_not_run_is_refused_with_the_rules_name() {
+    let name = "broken";
+    for (sql, reason) in [
+        ("SELECT event_id FROM nowhere", "nowhere"),
+        ("SELECT no_such_column FROM audit", "no_such_column"),
+        ("SELECT a.event_id FROM audit a JOIN containers c ON a.event_id = c.event_id", "one table"),
+    ] {
+        let error = Engine::new(vec![rule(name, sql)]).await.err().unwrap().to_string();
+        assert!(error.contains(name) && error.contains(reason), "{error}");
+    }
+}

@@ -1,0 +1,6 @@
+//! What `analytics` does through its public interface. One binary, since each links all of DataFusion.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod engine;
+mod lake;
+mod pipeline;
