@@ -1,0 +1,91 @@
+//! Rules over decoded batches: the engine beside DataFusion running each rule's own plan over the same batch.
+
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use datafusion::datasource::MemTable;
+use datafusion::physical_plan::{ExecutionPlan, collect};
+use datafusion::prelude::SessionContext;
+use tokio::runtime::{Builder, Runtime};
+use vedette_analytics::engine::{Engine, Tables};
+use vedette_benches::Generator;
+use vedette_detections::{Rule, builtin, sql};
+use vedette_schemas::{AuditDecoder, Table, derive};
+
+const EVENTS: usize = 8_192;
+const RECEIVED_AT: i64 = 1_772_323_200_000_000;
+
+fn tables() -> Tables {
+    let mut generator = Generator::new(1);
+    let mut decoder = AuditDecoder::with_capacity(EVENTS);
+    let mut event = String::new();
+    for _ in 0..EVENTS {
+        event.clear();
+        generator.event(&mut event);
+        decoder.push("prod", RECEIVED_AT, event.as_bytes()).unwrap();
+    }
+    let audit = decoder.finish();
+    let derived = derive::derive(&audit);
+    Tables::from([
+        (Table::Audit, audit),
+        (Table::Containers, derived.containers),
+        (Table::RoleRules, derived.role_rules),
+        (Table::RoleSubjects, derived.role_subjects),
+    ])
+}
+
+/// The pack's rules by id, so many of them.
+fn pack(count: usize) -> Vec<Rule> {
+    let mut rules = builtin().unwrap();
+    rules.sort_by(|a, b| a.id.cmp(&b.id));
+    assert!(rules.len() >= count);
+    rules.truncate(count);
+    rules
+}
+
+async fn plans(tables: &Tables, rules: &[Rule]) -> (SessionContext, Vec<Arc<dyn ExecutionPlan>>) {
+    let context = sql::session().unwrap();
+    for (table, batch) in tables {
+        let memory = MemTable::try_new(batch.schema(), vec![vec![batch.clone()]]).unwrap();
+        context.register_table(table.name(), Arc::new(memory)).unwrap();
+    }
+    let mut plans = Vec::new();
+    for rule in rules {
+        plans.push(context.sql(&rule.sql).await.unwrap().create_physical_plan().await.unwrap());
+    }
+    (context, plans)
+}
+
+fn evaluating(criterion: &mut Criterion) {
+    // One thread: the figure is for one core.
+    let runtime: Runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let tables = tables();
+    let bytes: usize = tables.values().map(|batch| batch.get_array_memory_size()).sum();
+    for (unit, throughput) in
+        [("events", Throughput::Elements(EVENTS as u64)), ("bytes", Throughput::Bytes(bytes as u64))]
+    {
+        let mut group = criterion.benchmark_group("rules");
+        group.throughput(throughput).sample_size(30);
+        for count in [20, 32] {
+            let rules = pack(count);
+            let mut engine = runtime.block_on(Engine::new(rules.clone())).unwrap();
+            group.bench_function(BenchmarkId::new(format!("engine, {count} rules"), unit), |bencher| {
+                bencher.iter(|| runtime.block_on(engine.evaluate(&tables, RECEIVED_AT)));
+            });
+            let (context, plans) = runtime.block_on(plans(&tables, &rules));
+            group.bench_function(BenchmarkId::new(format!("a plan a rule, {count} rules"), unit), |bencher| {
+                bencher.iter(|| {
+                    for plan in &plans {
+                        runtime.block_on(collect(plan.clone(), context.task_ctx())).unwrap();
+                    }
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, evaluating);
+criterion_main!(benches);
