@@ -2,11 +2,15 @@
 
 use datafusion::config::Dialect;
 use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 
 /// The parser's dialect. The generic one takes `cluster`, which every table has, for a keyword.
 pub const PARSER: PostgreSqlDialect = PostgreSqlDialect {};
+
+/// Bytes that sorting and grouping may hold in a session. What can be spilled to disk is, beyond it; the rest fails.
+const MEMORY: usize = 1 << 30;
 
 /// A session without tables.
 pub fn session() -> Result<SessionContext, DataFusionError> {
@@ -18,7 +22,8 @@ pub fn session_with(settings: impl FnOnce(SessionConfig) -> SessionConfig) -> Re
     // The optimizer's leaf pushdown pulls JSON extraction below the filters, on to every row.
     let mut config = SessionConfig::new().set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
     config.options_mut().sql_parser.dialect = Dialect::PostgreSQL;
-    let mut context = SessionContext::new_with_config(settings(config));
+    let memory = RuntimeEnvBuilder::new().with_memory_limit(MEMORY, 1.0).build_arc()?;
+    let mut context = SessionContext::new_with_config_rt(settings(config), memory);
     datafusion_functions_json::register_all(&mut context)?;
     Ok(context)
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use arrow::array::RecordBatch;
@@ -20,8 +21,8 @@ use format::Output;
 
 const AFTER: &str =
     "Tables: audit, containers, role_rules, role_subjects, falco, alerts. The SQL is DataFusion's, over either store;
-columns of JSON text open with json_get(column, 'key', ...) and the like. Only reading is possible, and time, rows and
-memory are bounded.
+columns of JSON text open with json_get(column, 'key', ...) and the like. Only reading is possible, within 1 GiB of memory
+for sorting and grouping (what can goes on to disk) and the time of --timeout.
 
   vedette query \"SELECT event_time, user_name, verb, resource, name FROM audit WHERE resource = 'secrets' LIMIT 20\"
 
@@ -42,6 +43,9 @@ pub struct Query {
     /// Rows that a table shows at most; the other formats write them all
     #[arg(long, value_name = "N", default_value_t = 1000)]
     rows: usize,
+    /// A statement is given up after this long
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = super::duration)]
+    timeout: Duration,
     /// Sends the text to ClickHouse as it stands, in ClickHouse's own dialect
     #[arg(long, requires = "sql")]
     native: bool,
@@ -58,6 +62,8 @@ pub enum Format {
     Json,
     Csv,
     Parquet,
+    /// The events as they were received, one JSON object a line: `SELECT * FROM audit …` or `… FROM falco …`
+    Events,
 }
 
 impl Query {
@@ -65,21 +71,29 @@ impl Query {
         let config = self.common.load()?;
         super::start_log(&config)?;
         let output = Output { format: self.format, file: self.output, rows: self.rows };
+        let limit = self.timeout;
         if self.native {
             if config.store.kind != StoreKind::Clickhouse {
                 return Err(ConfigError::Flag("--native: store.kind is not clickhouse".into()).into());
             }
-            let batches = config.store.clickhouse.open().native(&self.sql.unwrap_or_default()).await?;
+            let clickhouse = config.store.clickhouse.open();
+            let sql = self.sql.unwrap_or_default();
+            let batches = in_time(limit, async { Ok(clickhouse.native(&sql).await?) }).await?;
             let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
             let rows = futures::stream::iter(batches.into_iter().map(Ok::<_, ArrowError>));
             return output.write(schema, rows).await;
         }
         let store = components::store(&config).await?;
         match self.sql {
-            Some(sql) => run_one(store, &sql, &output).await,
-            None => prompt::run(store, output).await,
+            Some(sql) => in_time(limit, run_one(store, &sql, &output)).await,
+            None => prompt::run(store, output, limit).await,
         }
     }
+}
+
+async fn in_time<T>(limit: Duration, statement: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let in_time = tokio::time::timeout(limit, statement).await;
+    in_time.unwrap_or_else(|_| Err(anyhow::anyhow!("given up after {limit:?}; --timeout allows more")))
 }
 
 /// Runs one statement and writes its rows.

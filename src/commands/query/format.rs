@@ -5,7 +5,7 @@ use std::io::{BufWriter, ErrorKind, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -15,6 +15,7 @@ use futures::{Stream, StreamExt};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use vedette_schemas::{Table, rebuild_audit, rebuild_falco};
 
 use super::Format;
 use crate::commands::printable;
@@ -87,6 +88,7 @@ enum Sink {
     Json(Box<arrow::json::LineDelimitedWriter<Destination>>),
     Csv { writer: Box<arrow::csv::Writer<Destination>>, schema: SchemaRef },
     Parquet(Box<ArrowWriter<Destination>>),
+    Events(Destination),
 }
 
 impl Sink {
@@ -107,6 +109,7 @@ impl Sink {
                 let properties = WriterProperties::builder().set_compression(zstd).build();
                 Sink::Parquet(Box::new(ArrowWriter::try_new(out, schema, Some(properties))?))
             }
+            Format::Events => Sink::Events(out),
         })
     }
 
@@ -123,6 +126,12 @@ impl Sink {
             Sink::Json(writer) => writer.write(batch)?,
             Sink::Csv { writer, schema } => writer.write(&flattened(batch, schema)?)?,
             Sink::Parquet(writer) => writer.write(batch)?,
+            Sink::Events(out) => {
+                for row in 0..batch.num_rows() {
+                    serde_json::to_writer(&mut *out, &event(batch, row)?).map_err(std::io::Error::from)?;
+                    out.write_all(b"\n")?;
+                }
+            }
         }
         Ok(true)
     }
@@ -143,9 +152,22 @@ impl Sink {
             }
             Sink::Csv { writer, .. } => writer.into_inner().flush()?,
             Sink::Parquet(writer) => writer.into_inner()?.flush()?,
+            Sink::Events(mut out) => out.flush()?,
         }
         Ok(())
     }
+}
+
+/// The event of a row of `audit` or of `falco`.
+fn event(batch: &RecordBatch, row: usize) -> anyhow::Result<serde_json::Value> {
+    let whole = |table: Table| table.columns().iter().all(|column| batch.column_by_name(column.name).is_some());
+    if whole(Table::Audit) {
+        return Ok(rebuild_audit(batch, row)?);
+    }
+    if whole(Table::Falco) {
+        return Ok(rebuild_falco(batch, row)?);
+    }
+    bail!("--format events needs every column of audit or of falco: SELECT * FROM audit WHERE …")
 }
 
 fn quoted(name: &str) -> String {
@@ -229,6 +251,17 @@ mod tests {
         let csv = text(Format::Csv, 1, vec![batch()]).await;
         assert_eq!(csv, "name,number,list\na\u{1b}[31m,1,\"[1, 2]\"\n,2,\n\"c, \"\"d\"\"\",3,[]\n");
         assert_eq!(text(Format::Csv, 1, vec![]).await, "name,number,list\n");
+    }
+
+    #[tokio::test]
+    async fn events_come_out_as_they_came_in() {
+        let sent = r#"{"kind":"Event","auditID":"1","verb":"get","user":{"username":"eve"},"odd":[1,{"a":null}]}"#;
+        let mut decoder = vedette_schemas::AuditDecoder::new();
+        decoder.push("prod", 0, sent.as_bytes()).unwrap();
+        let json = text(Format::Events, 1, vec![decoder.finish()]).await;
+        let [found, sent] = [json.trim(), sent].map(|text| serde_json::from_str::<serde_json::Value>(text).unwrap());
+        assert_eq!(found, sent);
+        assert!(event(&batch(), 0).unwrap_err().to_string().contains("SELECT *"));
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustyline::DefaultEditor;
@@ -27,7 +28,7 @@ enum Input {
 }
 
 /// Prompts until the end of input.
-pub async fn run(store: Arc<dyn Store>, output: Output) -> anyhow::Result<()> {
+pub async fn run(store: Arc<dyn Store>, output: Output, limit: Duration) -> anyhow::Result<()> {
     let mut editor = DefaultEditor::new().context("can't open the prompt")?;
     let history = history_file();
     if let Some(path) = &history {
@@ -54,18 +55,18 @@ pub async fn run(store: Arc<dyn Store>, output: Output) -> anyhow::Result<()> {
         if input == Input::Leave {
             break;
         }
-        answer(&store, &output, input).await;
+        answer(&store, &output, limit, input).await;
     }
     Ok(())
 }
 
 /// Answers one input. A failed statement is reported, and the prompt goes on.
-async fn answer(store: &Arc<dyn Store>, output: &Output, input: Input) {
+async fn answer(store: &Arc<dyn Store>, output: &Output, limit: Duration, input: Input) {
     let result = match input {
         Input::Nothing | Input::More | Input::Leave => Ok(()),
         Input::Tables => print_all(&Table::ALL.map(|table| format!("{}\n", table.name())).concat()),
-        Input::Columns(table) => statement(store, output, &format!("DESCRIBE {table}")).await,
-        Input::Sql(sql) => statement(store, output, &sql).await,
+        Input::Columns(table) => statement(store, output, limit, &format!("DESCRIBE {table}")).await,
+        Input::Sql(sql) => statement(store, output, limit, &sql).await,
     };
     if let Err(error) = result {
         eprintln!("{error:#}");
@@ -73,9 +74,9 @@ async fn answer(store: &Arc<dyn Store>, output: &Output, input: Input) {
 }
 
 /// Runs a statement; Ctrl-C stops it.
-async fn statement(store: &Arc<dyn Store>, output: &Output, sql: &str) -> anyhow::Result<()> {
+async fn statement(store: &Arc<dyn Store>, output: &Output, limit: Duration, sql: &str) -> anyhow::Result<()> {
     tokio::select! {
-        result = super::run_one(Arc::clone(store), sql, output) => result,
+        result = super::in_time(limit, super::run_one(Arc::clone(store), sql, output)) => result,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped"),
     }
 }
