@@ -18,6 +18,9 @@ pub enum JournalError {
     Io { path: String, source: std::io::Error },
     #[error("journal {path} is corrupt: {reason}")]
     Corrupt { path: String, reason: String },
+    /// Whole, but in a format that only a later version reads.
+    #[error("journal {path}: the frame at byte {at} has format {format}, which this version does not read")]
+    Format { path: String, at: u64, format: u8 },
     /// Another process holds the data folder.
     #[error("journal {path} is in use by another process")]
     Locked { path: String },

@@ -1,10 +1,11 @@
 //! A consumer group's member: reads several topics, in turn, and keeps the group's positions.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use async_trait::async_trait;
 use futures::future::select_all;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::Inner;
@@ -16,8 +17,9 @@ pub struct EmbeddedConsumer {
     journal: Arc<Inner>,
     group: String,
     topics: Vec<Topic>,
-    /// Shared with the blocking threads that fill them, and kept whole when a poll is given up half way.
+    /// Shared with the thread that fills them, and kept whole when a poll is given up half way.
     readers: Arc<Mutex<Vec<Reader>>>,
+    filler: mpsc::Sender<Fill>,
     durable: Vec<watch::Receiver<u64>>,
     assigned: bool,
     /// The reader that the next poll serves first.
@@ -25,17 +27,23 @@ pub struct EmbeddedConsumer {
 }
 
 impl EmbeddedConsumer {
-    pub(super) fn new(journal: Arc<Inner>, group: String, topics: Vec<Topic>, readers: Vec<Reader>) -> Self {
+    pub(super) fn start(
+        journal: Arc<Inner>,
+        group: String,
+        topics: Vec<Topic>,
+        readers: Vec<Reader>,
+    ) -> io::Result<Self> {
         let durable = topics.iter().map(|&topic| journal.log(topic).watch()).collect();
         let readers = Arc::new(Mutex::new(readers));
-        EmbeddedConsumer { journal, group, topics, readers, durable, assigned: false, turn: 0 }
+        let filler = start_filler(&group, readers.clone())?;
+        Ok(EmbeddedConsumer { journal, group, topics, readers, filler, durable, assigned: false, turn: 0 })
     }
 
     /// Reads ahead what the next poll may bring.
     async fn fill(&self, limits: Limits) -> Result<(), JournalError> {
-        let readers = self.readers.clone();
-        let fill = move || fill(&mut readers.lock().unwrap_or_else(PoisonError::into_inner), limits);
-        tokio::task::spawn_blocking(fill).await.map_err(|_| JournalError::Closed)?
+        let (done, filled) = oneshot::channel();
+        self.filler.send(Fill { limits, done }).map_err(|_| JournalError::Closed)?;
+        filled.await.map_err(|_| JournalError::Closed)?
     }
 
     fn take(&mut self, limits: Limits) -> Vec<Delivered> {
@@ -65,6 +73,25 @@ impl EmbeddedConsumer {
         // An error would mean that the journal is gone, which this consumer holds.
         let _ = select_all(changes).await;
     }
+}
+
+struct Fill {
+    limits: Limits,
+    done: oneshot::Sender<Result<(), JournalError>>,
+}
+
+/// Unpacks frames on one thread for as long as the consumer lives. Were it a different thread for each poll, an allocator
+/// that keeps memory by thread would hold a poll's worth for each of them.
+fn start_filler(group: &str, readers: Arc<Mutex<Vec<Reader>>>) -> io::Result<mpsc::Sender<Fill>> {
+    let (filler, asked) = mpsc::channel::<Fill>();
+    let work = move || {
+        for Fill { limits, done } in asked {
+            // A poll that was given up finds what was read the next time.
+            let _ = done.send(fill(&mut readers.lock().unwrap_or_else(PoisonError::into_inner), limits));
+        }
+    };
+    std::thread::Builder::new().name(format!("journal-{group}")).spawn(work)?;
+    Ok(filler)
 }
 
 /// Gives each topic its share first, then lets those with more to read use what is left.

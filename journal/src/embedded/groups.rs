@@ -35,6 +35,11 @@ impl Groups {
         Ok(Groups { dir, committed: Mutex::new(groups) })
     }
 
+    /// The file of a group.
+    pub fn path_of(&self, group: &str) -> PathBuf {
+        self.dir.join(format!("{group}.json"))
+    }
+
     /// Enters a group's interest in topics, so that what it has yet to read is kept. Gives back where it starts in each:
     /// where it last committed, or at the offset given.
     pub fn join(&self, group: &str, topics: &[(Topic, u64)]) -> Result<Vec<u64>, JournalError> {
@@ -82,7 +87,7 @@ impl Groups {
         if groups.get(group) == Some(&committed) {
             return Ok(());
         }
-        let path = self.dir.join(format!("{group}.json"));
+        let path = self.path_of(group);
         let text = serde_json::to_vec(&committed).map_err(|e| at(&path)(e.into()))?;
         replace(&path, &text)?;
         groups.insert(group.to_owned(), committed);

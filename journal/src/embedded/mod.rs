@@ -11,8 +11,14 @@
 //! before every group has read them: a journal full of unread records refuses more, which tells the senders to wait.
 //! A topic that no group reads is kept by age and size alone. A group that is given up for good stands in the way of
 //! deletion until its file is removed, with the process stopped.
+//!
+//! A crash leaves a torn tail at most, which was never acknowledged: opening cuts it off. Any other damage is an error that
+//! names file and byte, and nothing is cut, skipped or moved aside for it. In a topic's last segment opening fails; in an
+//! older one the groups that come to it stop there, while other topics and new records go on. To go on without the damaged
+//! segment, remove its file with the process stopped: groups then start after it, and say how many records are missing.
 
 mod consumer;
+mod encoders;
 mod frame;
 mod groups;
 mod log;
@@ -34,7 +40,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::consumer::EmbeddedConsumer;
-use self::frame::{Frame, encoded_size};
+use self::encoders::Encoders;
+use self::frame::{MAX_RECORD, encoded_size};
 use self::groups::Groups;
 use self::log::Log;
 use self::reader::Reader;
@@ -82,7 +89,8 @@ impl Config {
         let groups = Arc::new(Groups::load(self.path.join("groups"))?);
         let topics = Topic::ALL.iter().map(|&topic| self.open_topic(topic, &groups)).collect::<Result<_, _>>()?;
         sync_dir(&self.path)?;
-        Ok(Arc::new(Embedded { inner: Arc::new(Inner { id, groups, topics, _lock: lock }) }))
+        let inner = Inner { id, groups, topics, encoders: Encoders::new(), _lock: lock };
+        Ok(Arc::new(Embedded { inner: Arc::new(inner) }))
     }
 
     fn open_topic(&self, topic: Topic, groups: &Arc<Groups>) -> Result<OpenTopic, JournalError> {
@@ -142,6 +150,7 @@ struct Inner {
     id: String,
     groups: Arc<Groups>,
     topics: Vec<OpenTopic>,
+    encoders: Arc<Encoders>,
     _lock: File,
 }
 
@@ -214,12 +223,18 @@ impl Journal for Embedded {
         if records.is_empty() {
             return Ok(());
         }
+        let largest = records.iter().map(encoded_size).max().unwrap_or(0);
+        if largest > MAX_RECORD {
+            return Err(JournalError::TooLarge { bytes: largest, limit: MAX_RECORD });
+        }
         let topic = self.inner.topic(topic);
         let size = records.iter().map(encoded_size).sum::<usize>();
         let permits = u32::try_from(size).unwrap_or(u32::MAX).min(BUDGET_BYTES);
-        let budget = topic.budget.clone().acquire_many_owned(permits).await.map_err(|_| JournalError::Closed)?;
-        let frames = Frame::encode_all(&records).map_err(at(&topic.log.dir))?;
-        drop(records);
+        let mut budget = topic.budget.clone().acquire_many_owned(permits).await.map_err(|_| JournalError::Closed)?;
+        let frames = self.inner.encoders.encode(records, size).await.map_err(at(&topic.log.dir))?;
+        // Compressed, it takes less room while it waits.
+        let stored = frames.iter().map(|frame| frame.bytes().len()).sum::<usize>();
+        drop(budget.split(budget.num_permits().saturating_sub(stored)));
         let (done, acknowledged) = oneshot::channel();
         topic.send(Command::Append(Append { frames, done, _budget: budget }))?;
         acknowledged.await.map_err(|_| JournalError::Closed)?
@@ -229,7 +244,8 @@ impl Journal for Embedded {
         let (journal, name, wanted) = (self.inner.clone(), group.to_owned(), topics.to_vec());
         let join = move || journal.join(&name, &wanted);
         let readers = tokio::task::spawn_blocking(join).await.map_err(|_| JournalError::Closed)??;
-        Ok(Box::new(EmbeddedConsumer::new(self.inner.clone(), group.to_owned(), topics.to_vec(), readers)))
+        let consumer = EmbeddedConsumer::start(self.inner.clone(), group.to_owned(), topics.to_vec(), readers);
+        Ok(Box::new(consumer.map_err(at(&self.inner.groups.path_of(group)))?))
     }
 
     async fn ready(&self) -> Result<(), JournalError> {

@@ -1,21 +1,25 @@
-//! Reads one topic for one group, forward, in chunks of whole frames. What is read ahead waits here, so that a poll that
-//! is given up loses nothing.
+//! Reads one topic for one group, forward: the file in chunks, and of them a frame at a time, each unpacked once. What is
+//! read ahead waits here, so that a poll that is given up loses nothing.
+//!
+//! Damage stops the reader where it is: every fill from then on gives the error, which names file and byte. Nothing behind
+//! it is read, since that would hide the loss.
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
-use super::frame::{self, HEADER, Header};
+use super::frame::{self, FORMAT, HEADER, Header};
 use super::log::Log;
-use super::segment::{Segment, at, path_of};
+use super::segment::{self, Segment, at, path_of};
 use crate::{Delivered, JournalError, Partition};
 
-const SMALLEST_CHUNK: u64 = 64 << 10;
-const LARGEST_CHUNK: u64 = 1 << 20;
+/// How much of a file is read at once: a few frames, which take some times the room once unpacked.
+const CHUNK: u64 = 512 << 10;
 
 pub struct Reader {
     log: Arc<Log>,
@@ -33,6 +37,22 @@ struct Open {
     file: File,
     base: u64,
     at: u64,
+    /// The file's bytes from `at` on, as far as they are read.
+    ahead: Bytes,
+}
+
+impl Open {
+    fn read_ahead(&mut self, size: u64) -> io::Result<()> {
+        let mut buffer = vec![0; size as usize];
+        self.file.read_exact_at(&mut buffer, self.at)?;
+        self.ahead = buffer.into();
+        Ok(())
+    }
+
+    fn advance(&mut self, size: usize) {
+        self.ahead.advance(size);
+        self.at += size as u64;
+    }
 }
 
 impl Reader {
@@ -66,45 +86,57 @@ impl Reader {
         }
     }
 
-    /// Reads until that many records or bytes wait, or all that is durable has been read. Blocks on the disk.
+    /// Unpacks frames until that many records or bytes wait, or all that is durable has been read. Blocks on the disk.
     pub fn fill(&mut self, records: usize, bytes: usize) -> Result<(), JournalError> {
         while self.pending.len() < records && self.pending_bytes < bytes && self.next < self.log.durable() {
-            self.read_chunk(bytes - self.pending_bytes)?;
+            let taken = self.next_frame().and_then(|(header, frame)| self.take_frame(&header, &frame));
+            if taken.is_err()
+                && let Some(open) = &mut self.open
+            {
+                // The next attempt asks the disk again.
+                open.ahead = Bytes::new();
+            }
+            taken?;
         }
         Ok(())
     }
 
-    fn read_chunk(&mut self, wanted: usize) -> Result<(), JournalError> {
+    /// The bytes of the frame that comes next, which stay in the chunk until its records are taken.
+    fn next_frame(&mut self) -> Result<(Header, Bytes), JournalError> {
         let left = self.locate()?;
-        let Some(open) = &self.open else { return Ok(()) };
-        let path = path_of(&self.log.dir, open.base);
-        let wanted = (wanted as u64).clamp(SMALLEST_CHUNK, LARGEST_CHUNK).min(left);
-        let mut buffer = vec![0; wanted as usize];
-        open.file.read_exact_at(&mut buffer, open.at).map_err(at(&path))?;
-        let header = Header::parse(&buffer).filter(|header| header.size as u64 <= left);
-        let header = header.ok_or_else(|| self.damaged("its header makes no sense"))?;
-        if header.size > buffer.len() {
-            let read = buffer.len();
-            buffer.resize(header.size, 0);
-            open.file.read_exact_at(&mut buffer[read..], open.at + read as u64).map_err(at(&path))?;
+        loop {
+            let path = self.open.as_ref().map(|open| self.path(open.base));
+            let (Some(open), Some(path)) = (&mut self.open, path) else {
+                return Err(self.damaged("the log ends before its time"));
+            };
+            let header = Header::parse(&open.ahead);
+            let size = header.map_or(0, |header| header.size);
+            if let Some(header) = header
+                && size <= open.ahead.len()
+            {
+                return Ok((header, open.ahead.slice(..size)));
+            }
+            let wanted = CHUNK.max(size as u64).min(left);
+            if size as u64 > left || open.ahead.len() as u64 >= wanted {
+                return Err(self.damaged("its header makes no sense"));
+            }
+            open.read_ahead(wanted).map_err(at(&path))?;
         }
-        let mut buffer = Bytes::from(buffer);
-        while let Some(header) = Header::parse(&buffer).filter(|header| header.size <= buffer.len()) {
-            self.take_frame(&header, buffer.split_to(header.size))?;
-        }
-        Ok(())
     }
 
-    fn take_frame(&mut self, header: &Header, frame: Bytes) -> Result<(), JournalError> {
-        if !header.matches(&frame) {
+    fn take_frame(&mut self, header: &Header, frame: &[u8]) -> Result<(), JournalError> {
+        if !header.matches(frame) {
             return Err(self.damaged("its checksum is wrong"));
+        }
+        if header.format != FORMAT {
+            let (base, at) = self.place();
+            return Err(segment::unknown_format(&self.path(base), at, header.format));
         }
         if !(header.first..header.end()).contains(&self.next) {
             return Err(self.damaged("its offsets do not follow"));
         }
         let mut cluster = self.cluster.clone();
-        let records = frame::decode(header, frame, &mut cluster);
-        let records = records.ok_or_else(|| self.damaged("its records make no sense"))?;
+        let records = frame::decode(header, frame, &mut cluster).map_err(|problem| self.damaged(problem))?;
         self.cluster = cluster;
         let partition = Partition { topic: self.log.topic, number: 0 };
         // A group may have committed a position inside a frame.
@@ -115,7 +147,7 @@ impl Reader {
         }
         self.next = header.end();
         if let Some(open) = &mut self.open {
-            open.at += header.size as u64;
+            open.advance(header.size);
         }
         Ok(())
     }
@@ -147,7 +179,7 @@ impl Reader {
     fn open_at(&self, segment: Segment) -> Result<Open, JournalError> {
         let path = self.path(segment.base);
         let file = File::open(&path).map_err(at(&path))?;
-        let mut open = Open { file, base: segment.base, at: 0 };
+        let mut open = Open { file, base: segment.base, at: 0, ahead: Bytes::new() };
         if segment.base == self.next {
             return Ok(open);
         }
@@ -178,8 +210,13 @@ impl Reader {
         path_of(&self.log.dir, base)
     }
 
+    /// The segment being read, and the byte that comes next.
+    fn place(&self) -> (u64, u64) {
+        self.open.as_ref().map_or((self.next, 0), |open| (open.base, open.at))
+    }
+
     fn damaged(&self, how: &str) -> JournalError {
-        let (base, at) = self.open.as_ref().map_or((self.next, 0), |open| (open.base, open.at));
+        let (base, at) = self.place();
         let reason = format!("the frame at byte {at}, of offset {}: {how}", self.next);
         JournalError::Corrupt { path: self.path(base).display().to_string(), reason }
     }

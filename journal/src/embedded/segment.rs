@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::frame::{HEADER, Header};
+use super::frame::{FORMAT, HEADER, Header};
 use crate::JournalError;
 
 /// A segment of a topic: the records from `base` on, in a file named after it.
@@ -58,7 +58,7 @@ pub fn recover(dir: &Path, floor: u64) -> Result<Recovered, JournalError> {
     };
     let path = path_of(dir, last.base);
     let mut file = OpenOptions::new().read(true).append(true).open(&path).map_err(at(&path))?;
-    let scan = scan(&file, last.base, last.bytes).map_err(at(&path))?;
+    let scan = scan(&file, &path, last.base, last.bytes)?;
     if scan.bytes < last.bytes {
         cut_torn_tail(&file, &path, &scan, last.bytes)?;
         last.bytes = scan.bytes;
@@ -97,23 +97,37 @@ struct Scan {
     next: u64,
 }
 
-fn scan(file: &File, base: u64, end: u64) -> io::Result<Scan> {
+fn scan(file: &File, path: &Path, base: u64, end: u64) -> Result<Scan, JournalError> {
     let mut scan = Scan { bytes: 0, next: base };
     let mut frame = Vec::new();
     while end - scan.bytes >= HEADER as u64 {
         let mut bytes = [0; HEADER];
-        file.read_exact_at(&mut bytes, scan.bytes)?;
-        let fitting = |header: &Header| header.first == scan.next && header.size as u64 <= end - scan.bytes;
-        let Some(header) = Header::parse(&bytes).filter(fitting) else { break };
+        file.read_exact_at(&mut bytes, scan.bytes).map_err(at(path))?;
+        let fits = |header: &Header| header.size as u64 <= end - scan.bytes;
+        let Some(header) = Header::parse(&bytes).filter(fits) else { break };
         frame.resize(header.size, 0);
-        file.read_exact_at(&mut frame, scan.bytes)?;
+        file.read_exact_at(&mut frame, scan.bytes).map_err(at(path))?;
         if !header.matches(&frame) {
             break;
+        }
+        // A whole frame is no torn tail, whatever is wrong with it.
+        if header.format != FORMAT {
+            return Err(unknown_format(path, scan.bytes, header.format));
+        }
+        if header.first != scan.next || header.count == 0 {
+            let reason =
+                format!("the frame at byte {}, of offset {}, should be of {}", scan.bytes, header.first, scan.next);
+            return Err(JournalError::Corrupt { path: path.display().to_string(), reason });
         }
         scan.bytes += header.size as u64;
         scan.next = header.end();
     }
     Ok(scan)
+}
+
+/// The error for a frame that is whole, but of a format that a later version writes.
+pub fn unknown_format(path: &Path, at: u64, format: u8) -> JournalError {
+    JournalError::Format { path: path.display().to_string(), at, format }
 }
 
 /// Truncates what a crash left unfinished. Bytes that had been synced before a later frame was written are no torn tail:
@@ -137,8 +151,16 @@ fn cut_torn_tail(file: &File, path: &Path, scan: &Scan, end: u64) -> Result<(), 
 
 /// Whether the bytes start with a whole frame, written when records from offset `next` on were on disk already.
 fn later_frame(bytes: &[u8], next: u64) -> bool {
-    // Records take up room, so offsets rise by no more than bytes do: a cheap test before the checksum.
-    let plausible =
-        |header: &Header| header.synced > next && header.first >= header.synced && header.size <= bytes.len();
+    // Cheap tests before the checksum: compressed bytes may look like a header here and there, but hardly with offsets
+    // that a segment could reach.
+    let reachable = next..next.saturating_add(1 << 40);
+    let plausible = |header: &Header| {
+        header.format == FORMAT
+            && header.synced > next
+            && header.first >= header.synced
+            && reachable.contains(&header.first)
+            && header.count > 0
+            && header.size <= bytes.len()
+    };
     Header::parse(bytes).filter(plausible).is_some_and(|header| header.matches(&bytes[..header.size]))
 }

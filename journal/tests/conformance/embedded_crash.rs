@@ -1,5 +1,5 @@
 //! Writer processes that fare badly. One is killed in mid-stream: what it was told is durable is there afterwards, in
-//! order. One runs out of room half way through a write: what does not fit is refused, and the log goes on.
+//! order, and what a power cut or a bad disk would do to the files it left is cut off or reported. One runs out of room half way through a write: what does not fit is refused, and the log goes on.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -8,19 +8,24 @@ use std::sync::Arc;
 use vedette_journal::embedded::{Config, Embedded};
 use vedette_journal::{Journal, JournalError, Record, Topic};
 
-use crate::suite::{ROOMY, contents, read, record};
+use crate::suite::{ROOMY, contents, noise, read, record};
 
 const LIMITED_FOLDER: &str = "VEDETTE_TEST_LIMITED_FOLDER";
 const FOLDER: &str = "VEDETTE_TEST_CRASH_FOLDER";
 const SENDERS: usize = 4;
 const BATCH: usize = 25;
 
+fn config(path: &std::path::Path) -> Config {
+    Config { path: path.to_owned(), segment_bytes: 200_000, ..Config::default() }
+}
+
 fn open(path: &std::path::Path) -> Arc<Embedded> {
-    Config { path: path.to_owned(), segment_bytes: 200_000, ..Config::default() }.open().unwrap()
+    config(path).open().unwrap()
 }
 
 fn sent_record(sender: usize, number: usize) -> Record {
-    Record { cluster: format!("sender-{sender}").into(), payload: format!("{number:0>300}").into(), ..record(number) }
+    let payload = noise(number, 300).into();
+    Record { cluster: format!("sender-{sender}").into(), payload, ..record(number) }
 }
 
 /// Not a test of its own: `acknowledged_records_survive_a_kill` starts this process again with this test alone. It sends
@@ -68,6 +73,69 @@ async fn acknowledged_records_survive_a_kill() {
         journal.append(Topic::Audit, vec![record(1)]).await.unwrap();
         assert_eq!(read(&mut *consumer, 1, ROOMY).await[0].offset, total as u64);
     }
+}
+
+/// Where the frames of a segment start, and how many records each holds: its length comes first, its count behind.
+fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
+    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let mut frames = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        frames.push((at, number(at + 25)));
+        at += 8 + number(at);
+    }
+    assert_eq!(at, bytes.len());
+    frames
+}
+
+async fn count(journal: &Embedded) -> u64 {
+    journal.subscribe("count", &[Topic::Audit]).await.unwrap().lag().await.unwrap()
+}
+
+/// What a killed process left, as a power cut or a bad disk would leave it.
+#[tokio::test]
+async fn torn_frames_are_cut_off_and_damaged_ones_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    write_and_kill(folder.path(), 60);
+    let whole = count(&open(folder.path())).await;
+    let mut segments: Vec<_> =
+        std::fs::read_dir(folder.path().join("audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.sort();
+    assert!(segments.len() > 1);
+    let path = segments.last().unwrap();
+    let bytes = std::fs::read(path).unwrap();
+    let frames = frames(&bytes);
+    let &(last, records) = frames.last().unwrap();
+    for torn in [last + 1, last + 20, last + 33, last + 34, (last + bytes.len()) / 2, bytes.len() - 1] {
+        for zeros in [false, true] {
+            let mut left = bytes[..torn].to_vec();
+            left.resize(if zeros { bytes.len() } else { torn }, 0);
+            std::fs::write(path, left).unwrap();
+            let journal = open(folder.path());
+            assert_eq!(count(&journal).await, whole - records as u64, "torn at byte {torn}, zeros: {zeros}");
+            assert_eq!(std::fs::metadata(path).unwrap().len() as usize, last);
+        }
+    }
+    // A write that was on its way when the process was killed may hold several frames, with one synced offset.
+    for &(start, _) in frames.iter().filter(|(start, _)| synced(&bytes, *start) < synced(&bytes, last)) {
+        for at in [start, start + 8, start + 20, start + 33, start + 100] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x20;
+            std::fs::write(path, &damaged).unwrap();
+            let Some(JournalError::Corrupt { path: named, reason }) = config(folder.path()).open().err() else {
+                panic!("byte {at} of {start}");
+            };
+            assert_eq!(named, path.display().to_string());
+            assert!(reason.contains(&format!("the frame at byte {start} is damaged")), "{reason}");
+            assert!(std::fs::read(path).unwrap() == damaged, "nothing is cut off");
+        }
+    }
+    std::fs::write(path, &bytes).unwrap();
+    assert_eq!(count(&open(folder.path())).await, whole);
+}
+
+fn synced(bytes: &[u8], frame: usize) -> u64 {
+    u64::from_le_bytes(bytes[frame + 17..frame + 25].try_into().unwrap())
 }
 
 /// Gives back how many records of each sender the killed process had been told are durable.

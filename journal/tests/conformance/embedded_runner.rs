@@ -11,7 +11,9 @@ use tempfile::TempDir;
 use vedette_journal::embedded::{Config, Embedded};
 use vedette_journal::{Journal, JournalError, Limits, Partition, Polled, Positions, Record, Topic};
 
-use crate::suite::{self, Place, ROOMY, after, contents, read, record, records};
+use crate::suite::{self, Place, ROOMY, after, contents, noise, read, record, records};
+
+const AUDIT: Partition = Partition { topic: Topic::Audit, number: 0 };
 
 struct Folder(TempDir);
 
@@ -33,7 +35,7 @@ impl Folder {
 impl Place for Folder {
     async fn open(&self) -> Arc<dyn Journal> {
         // Small segments, so that every check crosses their borders.
-        Config { segment_bytes: 4_000, ..self.config() }.open().unwrap()
+        Config { segment_bytes: 500, ..self.config() }.open().unwrap()
     }
 }
 
@@ -44,7 +46,7 @@ fn segments(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn large(number: usize, size: usize) -> Record {
-    Record { payload: vec![number as u8; size].into(), ..record(number) }
+    Record { payload: noise(number, size).into(), ..record(number) }
 }
 
 async fn read_all(journal: &Embedded, count: usize) -> Vec<Record> {
@@ -148,24 +150,122 @@ async fn damage_before_acknowledged_records_is_never_cut_off() {
     assert_eq!(read_all(&folder.config().open().unwrap(), 5).await, records(0..5));
 }
 
+/// Every byte of a frame in an old segment, one at a time: the group stops there for good, with an error that says where,
+/// and everything else goes on.
 #[tokio::test]
-async fn damage_in_an_old_segment_names_file_and_byte() {
+async fn damage_in_an_old_segment_stops_its_readers_and_nothing_else() {
     let folder = Folder::new();
-    let config = Config { segment_bytes: 1, ..folder.config() };
-    let journal = config.open().unwrap();
+    let journal = Config { segment_bytes: 1, ..folder.config() }.open().unwrap();
     for number in 0..3 {
-        journal.append(Topic::Audit, records(number..number + 1)).await.unwrap();
+        journal.append(Topic::Audit, records(number * 2..number * 2 + 2)).await.unwrap();
     }
     journal.append(Topic::Falco, records(0..1)).await.unwrap();
     let segments = folder.segments(Topic::Audit);
     assert_eq!(segments.len(), 3);
+    for at in 0..std::fs::metadata(&segments[1]).unwrap().len() {
+        flip(&segments[1], at);
+        let mut consumer = journal.subscribe("damaged", &[Topic::Audit, Topic::Falco]).await.unwrap();
+        let before = read(&mut *consumer, 3, ROOMY).await;
+        assert!(before.iter().any(|one| one.partition.topic == Topic::Falco), "the other topic is read");
+        for _ in 0..2 {
+            let error = consumer.poll(ROOMY).await.unwrap_err();
+            let JournalError::Corrupt { path, reason } = error else { panic!("byte {at}: {error}") };
+            assert_eq!(path, segments[1].display().to_string());
+            assert!(reason.contains("the frame at byte 0, of offset 2"), "byte {at}: {reason}");
+        }
+        assert_eq!(consumer.lag().await.unwrap(), 4, "what is behind the damage is not given out");
+        flip(&segments[1], at);
+        assert_eq!(contents(&read(&mut *consumer, 4, ROOMY).await), records(2..6), "a repaired file is read on");
+    }
     flip(&segments[1], 40);
-    let mut consumer = journal.subscribe("damaged", &[Topic::Audit, Topic::Falco]).await.unwrap();
-    read(&mut *consumer, 2, ROOMY).await;
-    let error = consumer.poll(ROOMY).await.unwrap_err();
-    let JournalError::Corrupt { path, reason } = error else { panic!("{error}") };
-    assert_eq!(path, segments[1].display().to_string());
-    assert!(reason.contains("byte 0"), "{reason}");
+    let mut falco = journal.subscribe("others", &[Topic::Falco]).await.unwrap();
+    read(&mut *falco, 1, ROOMY).await;
+    journal.append(Topic::Audit, records(6..8)).await.unwrap();
+    journal.ready().await.unwrap();
+}
+
+/// A whole frame as a later version might write it: another format byte, and the checksum of its own.
+fn give_a_later_format(path: &Path) {
+    let mut frame = std::fs::read(path).unwrap();
+    frame[8] = 2;
+    let checksum = crc32fast::hash(&frame[8..]);
+    frame[4..8].copy_from_slice(&checksum.to_le_bytes());
+    std::fs::write(path, frame).unwrap();
+}
+
+#[tokio::test]
+async fn a_later_format_is_neither_damage_nor_a_torn_tail() {
+    let folder = Folder::new();
+    let config = Config { segment_bytes: 1, ..folder.config() };
+    let journal = config.open().unwrap();
+    for number in 0..2 {
+        journal.append(Topic::Audit, records(number..number + 1)).await.unwrap();
+    }
+    let segments = folder.segments(Topic::Audit);
+    let check = |error: JournalError, path: &Path| {
+        let said = error.to_string();
+        assert!(matches!(error, JournalError::Format { at: 0, format: 2, .. }), "{said}");
+        assert!(said.contains(&path.display().to_string()) && said.contains("format 2"), "{said}");
+    };
+    give_a_later_format(&segments[0]);
+    let mut consumer = journal.subscribe("old", &[Topic::Audit]).await.unwrap();
+    assert!(matches!(consumer.poll(ROOMY).await.unwrap(), Polled::Assigned(_)));
+    for _ in 0..2 {
+        check(consumer.poll(ROOMY).await.unwrap_err(), &segments[0]);
+    }
+    drop((consumer, journal));
+    give_a_later_format(&segments[1]);
+    let length = std::fs::metadata(&segments[1]).unwrap().len();
+    check(config.open().err().unwrap(), &segments[1]);
+    assert_eq!(std::fs::metadata(&segments[1]).unwrap().len(), length, "nothing is cut off");
+}
+
+#[tokio::test]
+async fn a_record_over_the_limit_is_refused_with_its_append() {
+    let folder = Folder::new();
+    let journal = folder.config().open().unwrap();
+    let too_large = Record { payload: vec![0; 64 << 20].into(), ..record(1) };
+    let error = journal.append(Topic::DeadLetters, vec![record(0), too_large]).await.unwrap_err();
+    assert!(matches!(error, JournalError::TooLarge { limit, bytes } if bytes > limit), "{error}");
+    let largest = Record { payload: vec![0; (64 << 20) - 100].into(), ..record(2) };
+    journal.append(Topic::DeadLetters, vec![largest.clone()]).await.unwrap();
+    let mut consumer = journal.subscribe("large", &[Topic::DeadLetters]).await.unwrap();
+    assert!(contents(&read(&mut *consumer, 1, ROOMY).await) == [largest]);
+}
+
+/// Consumers at different places of the same frames, in small steps and large ones, while more is appended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_read_beside_each_other_and_beside_a_writer() {
+    let folder = Folder::new();
+    let journal = Config { segment_bytes: 300_000, ..folder.config() }.open().unwrap();
+    let sent: Vec<_> = (0..6_000).map(|number| large(number, 200)).collect();
+    let readers = [1, 7, 500, 100_000].map(|step| {
+        let (journal, sent) = (journal.clone(), sent.clone());
+        tokio::spawn(async move {
+            let name = format!("step-{step}");
+            let mut got = Vec::new();
+            while got.len() < sent.len() {
+                // Subscribes again from where it is, which is mostly in the middle of a frame.
+                let mut consumer = journal.subscribe(&name, &[Topic::Audit]).await.unwrap();
+                let wanted = (got.len() + 40 * step.max(25)).min(sent.len());
+                while got.len() < wanted {
+                    let Polled::Records(more) = consumer.poll(Limits { records: step, ..ROOMY }).await.unwrap() else {
+                        continue;
+                    };
+                    assert!(more.iter().map(|one| one.offset as usize).eq(got.len()..got.len() + more.len()));
+                    got.extend(contents(&more));
+                }
+                consumer.commit(&Positions::from([(AUDIT, got.len() as u64)])).await.unwrap();
+            }
+            assert!(got == sent, "{name}");
+        })
+    });
+    for batch in sent.chunks(170) {
+        journal.append(Topic::Audit, batch.to_vec()).await.unwrap();
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -190,12 +290,11 @@ async fn commits_only_move_forward_and_only_over_what_exists() {
     let folder = Folder::new();
     let journal = folder.config().open().unwrap();
     journal.append(Topic::Audit, records(0..9)).await.unwrap();
-    let partition = Partition { topic: Topic::Audit, number: 0 };
     let mut consumer = journal.subscribe("forward", &[Topic::Audit]).await.unwrap();
-    consumer.commit(&Positions::from([(partition, 6)])).await.unwrap();
-    consumer.commit(&Positions::from([(partition, 2)])).await.unwrap();
-    assert!(consumer.commit(&Positions::from([(partition, 10)])).await.is_err());
-    assert!(consumer.commit(&Positions::from([(Partition { number: 1, ..partition }, 3)])).await.is_err());
+    consumer.commit(&Positions::from([(AUDIT, 6)])).await.unwrap();
+    consumer.commit(&Positions::from([(AUDIT, 2)])).await.unwrap();
+    assert!(consumer.commit(&Positions::from([(AUDIT, 10)])).await.is_err());
+    assert!(consumer.commit(&Positions::from([(Partition { number: 1, ..AUDIT }, 3)])).await.is_err());
     drop(consumer);
     let mut consumer = journal.subscribe("forward", &[Topic::Audit]).await.unwrap();
     assert_eq!(read(&mut *consumer, 3, ROOMY).await[0].offset, 6);

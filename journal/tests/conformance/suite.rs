@@ -43,6 +43,17 @@ pub fn records(numbers: std::ops::Range<usize>) -> Vec<Record> {
     numbers.map(record).collect()
 }
 
+/// Bytes that don't compress.
+pub fn noise(seed: usize, size: usize) -> Vec<u8> {
+    let mut state = seed as u64 + 1;
+    let mut next = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB).to_be_bytes()[0]
+    };
+    (0..size).map(|_| next()).collect()
+}
+
 pub const ROOMY: Limits = Limits { records: 10_000, bytes: 64 << 20, wait: Duration::from_secs(1) };
 
 /// Polls until so many records have come; fails if they don't, or if more do.
