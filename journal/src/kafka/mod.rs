@@ -158,3 +158,81 @@ impl From<KafkaError> for JournalError {
 async fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Result<T, JournalError> {
     tokio::task::spawn_blocking(call).await.map_err(|_| JournalError::Closed)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::{Limits, Polled, Source};
+
+    const DELIVERY_TIMEOUT: Duration = Duration::from_millis(1_500);
+    /// librdkafka looks for messages past their time once a second.
+    const IN_TIME: Duration = Duration::from_secs(4);
+
+    /// A connection as `open` makes it, to brokers that may not be there.
+    fn connect(brokers: String) -> Kafka {
+        let delivery_timeout_ms = DELIVERY_TIMEOUT.as_millis() as u64;
+        let config = Config { brokers, delivery_timeout_ms, ..Config::default() };
+        let producer = RwLock::new(config.producer().create().unwrap());
+        Kafka { config, producer, id: "test".into() }
+    }
+
+    fn records(numbers: std::ops::Range<i64>) -> Vec<Record> {
+        let record = |number: i64| Record {
+            cluster: "c".into(),
+            source: Source::Audit,
+            received_at: number,
+            reason: None,
+            payload: number.to_string().into(),
+        };
+        numbers.map(record).collect()
+    }
+
+    async fn check_append_fails_in_time(kafka: &Kafka, numbers: std::ops::Range<i64>) {
+        let started = Instant::now();
+        let error = kafka.append(Topic::Audit, records(numbers)).await.unwrap_err();
+        let took = started.elapsed();
+        assert!(matches!(error, JournalError::Kafka(_)), "an error that sending again may mend: {error}");
+        assert!(took < IN_TIME, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn without_a_broker_appends_fail_in_time_and_never_succeed() {
+        // Nobody listens at the one; the other takes connections and never says a word.
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        for address in [closed, silent.local_addr().unwrap()] {
+            let kafka = connect(address.to_string());
+            for _ in 0..2 {
+                check_append_fails_in_time(&kafka, 0..300).await;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_acknowledged_around_a_lost_broker_is_there_when_it_is_back() {
+        let cluster = MockCluster::new(1).unwrap();
+        let kafka = connect(cluster.bootstrap_servers());
+        cluster.create_topic(&kafka.config.topic(Topic::Audit), 1, 1).unwrap();
+        kafka.append(Topic::Audit, records(0..100)).await.unwrap();
+        cluster.broker_down(1).unwrap();
+        check_append_fails_in_time(&kafka, 100..200).await;
+        cluster.broker_up(1).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while kafka.append(Topic::Audit, records(200..300)).await.is_err() {
+            assert!(Instant::now() < deadline, "appends succeed again");
+        }
+        let mut consumer = kafka.subscribe("all", &[Topic::Audit]).await.unwrap();
+        let limits = Limits { records: 1_000, bytes: 1 << 20, wait: Duration::from_millis(200) };
+        let mut read = std::collections::BTreeSet::new();
+        while !records(0..100).iter().chain(&records(200..300)).all(|sent| read.contains(&sent.received_at)) {
+            assert!(Instant::now() < deadline, "{} records came", read.len());
+            if let Polled::Records(more) = consumer.poll(limits).await.unwrap() {
+                read.extend(more.iter().map(|delivered| delivered.record.received_at));
+            }
+        }
+    }
+}
