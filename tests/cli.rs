@@ -1,18 +1,31 @@
 //! The program from outside: help, usage, configuration and exit codes.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::process::{Command, Output, Stdio};
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 const VERBS: [&str; 9] = ["serve", "ingest", "analytics", "send", "query", "check", "migrate", "demo", "config"];
 
-fn vedette(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+/// The program, with none of the tester's own configuration.
+fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vedette"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("VEDETTE_") {
             command.env_remove(name);
         }
     }
-    command.args(arguments).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap()
+    command.stdin(Stdio::null());
+    command
+}
+
+fn vedette(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    program().args(arguments).envs(environment.iter().copied()).output().unwrap()
 }
 
 /// Asserts the exit code and words of what is said, on whichever stream.
@@ -81,4 +94,138 @@ fn sending_to_nobody_fails_with_1() {
     let file = file.to_str().unwrap();
     // Port 9 is discard; nobody listens.
     check(&["send", "--backoff", "1ms", "--to", "http://127.0.0.1:9", file], &[], 1, &["given up", "4 retries"]);
+}
+
+/// The rules that the attack of `demo` trips.
+const STORY: [&str; 18] = [
+    "anonymous_request_allowed",
+    "anonymous_request_refused",
+    "permissions_listed",
+    "secret_access_refused",
+    "rbac_change_refused",
+    "impersonation_refused",
+    "secret_read",
+    "impersonation_used",
+    "impersonation_of_masters",
+    "secret_list_cluster_wide",
+    "rbac_changed",
+    "cluster_admin_granted",
+    "host_namespace",
+    "host_path_sensitive",
+    "privileged_container",
+    "pod_exec",
+    "shell_in_container",
+    "sensitive_file_read",
+];
+
+/// Those who act in the attack, as the table calls them.
+const ATTACKERS: [&str; 5] = [
+    "system:anonymous",
+    "sa:shop/checkout",
+    "sa:ci/deployer as oidc:olga@example.com",
+    "sa:ci/deployer as kubernetes-admin",
+    "root",
+];
+
+/// A line of the table: severity, actor, rule. Cells of the demo's table begin where its header's do.
+fn findings(said: &str) -> Vec<(&str, &str, &str)> {
+    let header = said.lines().find(|line| line.starts_with("SEVERITY")).unwrap();
+    let (actor, target) = (header.find("ACTOR").unwrap(), header.find("TARGET").unwrap());
+    let severities = ["CRITICAL", "HIGH", "MEDIUM", "LOW", "INFO"];
+    let lines = said.lines().filter(|line| severities.contains(&line.split(' ').next().unwrap()));
+    lines.map(|line| (line[..actor].trim(), line[actor..target].trim(), line.rsplit(' ').next().unwrap())).collect()
+}
+
+#[test]
+fn the_demo_shows_each_step_of_the_attack_and_little_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("demo");
+    let began = Instant::now();
+    let output = vedette(&["demo", "--pace", "10ms", "--data", data.to_str().unwrap()], &[]);
+    assert!(began.elapsed() < Duration::from_secs(90), "{:?}", began.elapsed());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+
+    let findings = findings(&said);
+    let (attack, rest): (Vec<_>, Vec<_>) = findings.iter().partition(|(_, actor, _)| ATTACKERS.contains(actor));
+    let rules: BTreeSet<&str> = attack.iter().map(|(_, _, rule)| *rule).collect();
+    assert_eq!(rules, BTreeSet::from(STORY), "{said}");
+    for actor in ATTACKERS {
+        assert!(attack.iter().any(|(_, name, _)| *name == actor), "{actor} is not in {said}");
+    }
+    assert!(rest.len() <= 8, "{rest:?}");
+    assert!(rest.iter().all(|(severity, _, _)| ["LOW", "INFO"].contains(severity)), "{rest:?}");
+    let lines: Vec<&str> = said.lines().filter(|line| STORY.iter().any(|rule| line.ends_with(rule))).collect();
+    assert_eq!(lines.len(), lines.iter().collect::<BTreeSet<_>>().len(), "a finding is shown twice: {said}");
+    assert!(
+        said.lines().skip(1).take_while(|line| !line.starts_with("Try next")).all(|line| line.chars().count() <= 120),
+        "{said}"
+    );
+
+    let query = said.lines().find(|line| line.contains(" query --data ")).unwrap();
+    let answer = Command::new("sh").args(["-c", query]).stdin(Stdio::null()).output().unwrap();
+    let answer = String::from_utf8(answer.stdout).unwrap();
+    assert!(answer.ends_with(&format!("\n{} rows\n", findings.len())), "{query}: {answer}");
+
+    let kubeconfig = said.split_once("this kubeconfig:\n").unwrap().1;
+    let kubeconfig: Value = serde_saphyr::from_str(kubeconfig).unwrap();
+    assert_eq!((kubeconfig["apiVersion"].as_str(), kubeconfig["kind"].as_str()), (Some("v1"), Some("Config")));
+    let named = |list: &str, name: &Value| {
+        let entries = kubeconfig[list].as_array().unwrap();
+        entries.iter().find(|entry| entry["name"] == *name).unwrap_or_else(|| panic!("no {name} in {list}")).clone()
+    };
+    let context = &named("contexts", &kubeconfig["current-context"])["context"];
+    assert!(named("users", &context["user"])["user"].is_object());
+    let server = named("clusters", &context["cluster"])["cluster"]["server"].as_str().unwrap().to_owned();
+
+    let curl = said.lines().find(|line| line.contains("--json")).unwrap();
+    let (url, body) = curl.trim().strip_prefix("curl -s ").unwrap().split_once(" --json ").unwrap();
+    assert_eq!(url, server);
+    let serving = Serving::start(&data);
+    let answer = serving.ask("POST", url.strip_prefix("http://127.0.0.1:8080").unwrap(), body.trim_matches('\''));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+/// `serve` on a folder, at a port of its own, until it is dropped.
+struct Serving {
+    child: Child,
+    address: String,
+}
+
+impl Serving {
+    fn start(data: &Path) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        let mut command = program();
+        command.args(["serve", "--listen", &address, "--data"]).arg(data).stdout(Stdio::null()).stderr(Stdio::null());
+        let serving = Self { child: command.spawn().unwrap(), address };
+        for _ in 0..600 {
+            if TcpStream::connect(&serving.address).is_ok() {
+                return serving;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("nobody listens at {}", serving.address);
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let (host, length) = (&self.address, body.len());
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }

@@ -4,6 +4,10 @@ use crate::random::Random;
 use crate::text::{put, put_list};
 use crate::workload::{Place, open_metadata};
 
+/// What bindings refer to, besides cluster-admin. The last ones come with applications.
+pub(crate) const ROLES: [&str; 7] =
+    ["view", "view", "edit", "edit", "admin", "api-gateway-operator", "postgres-operator"];
+
 pub(crate) fn role(random: &mut Random, out: &mut String, place: Place<'_>) {
     open_rbac(random, out, "ClusterRole", place);
     out.push_str(r#","rules":["#);
@@ -12,19 +16,27 @@ pub(crate) fn role(random: &mut Random, out: &mut String, place: Place<'_>) {
     out.push_str("]}");
 }
 
-pub(crate) fn binding(random: &mut Random, out: &mut String, place: Place<'_>) {
+/// A role that gives more than it seems to, as the installation of an operator or a hurried administrator brings it.
+pub(crate) fn powerful_role(random: &mut Random, out: &mut String, place: Place<'_>) {
+    open_rbac(random, out, "ClusterRole", place);
+    let verb = random.pick(&["*", "escalate", "bind", "impersonate"]);
+    put!(out, r#","rules":[{{"apiGroups":["*"],"resources":["*"],"verbs":["get","{verb}"]}},"#);
+    policy_rule(random, out);
+    out.push_str("]}");
+}
+
+pub(crate) fn binding(random: &mut Random, out: &mut String, place: Place<'_>, role: &str) {
     open_rbac(random, out, "RoleBinding", place);
-    let role = random.pick(&["view", "edit", "edit", "admin", "custom-ops", "cluster-admin"]);
     put!(
         out,
         r#","roleRef":{{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"{role}"}},"subjects":["#
     );
-    let subjects = 1 + random.below(24);
+    let subjects = 1 + random.below(3);
     put_list(out, 0..subjects, |out, _| subject(random, out, place.namespace));
     out.push_str("]}");
 }
 
-pub(crate) fn secret(random: &mut Random, out: &mut String, place: Place<'_>) {
+pub(crate) fn secret(random: &mut Random, out: &mut String, place: Place<'_>, kind: &str) {
     out.push_str(r#"{"kind":"Secret","apiVersion":"v1","#);
     open_metadata(random, out, place);
     out.push_str(r#","labels":{"owner":"helm","status":"deployed"}},"data":{"#);
@@ -33,7 +45,6 @@ pub(crate) fn secret(random: &mut Random, out: &mut String, place: Place<'_>) {
         let length = 200 + random.below(800) as usize;
         put!(out, r#""key{key}":"{}""#, random.base64(length));
     });
-    let kind = random.pick(&["Opaque", "kubernetes.io/tls", "helm.sh/release.v1"]);
     put!(out, r#"}},"type":"{kind}"}}"#);
 }
 
@@ -65,16 +76,9 @@ fn open_rbac(random: &mut Random, out: &mut String, kind: &str, place: Place<'_>
 }
 
 fn policy_rule(random: &mut Random, out: &mut String) {
-    if random.once_in(300) {
-        out.push_str(r#"{"apiGroups":["*"],"resources":["*"],"verbs":["*"]}"#);
-        return;
-    }
     let first = random.pick(&["pods", "configmaps", "deployments", "statefulsets"]);
     let second = random.pick(&["jobs", "services", "ingresses"]);
-    let verb = match random.below(100) {
-        0 => random.pick(&["escalate", "bind", "impersonate"]),
-        _ => random.pick(&["create", "delete", "patch", "update"]),
-    };
+    let verb = random.pick(&["create", "delete", "patch", "update"]);
     put!(
         out,
         r#"{{"apiGroups":["","apps"],"resources":["{first}","{second}","{first}/status"],"verbs":["get","list","watch","{verb}"]}}"#

@@ -2,7 +2,7 @@
 
 use crate::event::{Event, Resource, reason};
 use crate::random::Random;
-use crate::user::{NAMESPACES, User};
+use crate::user::{CERTIFICATES, GITOPS, NAMESPACES, PIPELINE, User};
 use crate::workload::Place;
 use crate::{object, workload};
 
@@ -26,6 +26,8 @@ const NODES: Resource = cluster_wide("nodes", "", "v1");
 const ACCESS_REVIEWS: Resource = cluster_wide("subjectaccessreviews", "authorization.k8s.io", "v1");
 const TOKEN_REVIEWS: Resource = cluster_wide("tokenreviews", "authentication.k8s.io", "v1");
 
+const APPLICATIONS: [&str; 6] = ["api-gateway", "billing", "checkout", "ingress", "postgres", "search"];
+
 /// What controllers read all day.
 const READ: [Resource; 9] = [
     PODS,
@@ -44,8 +46,17 @@ const IMPERSONATED: [&str; 2] = [
     r#"{"username":"system:serviceaccount:kube-system:default","uid":"5c1ad0f4-5f0e-4cbb-a1f7-2a3a9c9a8e11","groups":["system:serviceaccounts","system:serviceaccounts:kube-system","system:authenticated"],"extra":{"reason":["on-call"]}}"#,
 ];
 
+/// How daring those are who work in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mood {
+    /// People debug, break the glass and make mistakes; strangers knock.
+    Lively,
+    /// Machines work as they are meant to, and people deploy.
+    Ordinary,
+}
+
 /// The next event.
-pub(crate) fn next(random: &mut Random, now: i64) -> Event {
+pub(crate) fn next(random: &mut Random, now: i64, mood: Mood) -> Event {
     match random.below(1000) {
         0..310 => lease(random),
         310..480 => watch(random),
@@ -53,13 +64,14 @@ pub(crate) fn next(random: &mut Random, now: i64) -> Event {
         610..660 => node_status(random),
         660..700 => review(random),
         700..720 => token(random),
-        720..845 => write_pod(random, now),
-        845..905 => write_deployment(random, now),
-        905..918 => write_role(random, now),
-        918..936 => write_binding(random, now),
-        936..950 => write_config_map(random, now),
-        950..960 => write_secret(random, now),
-        960..972 => read_secret(random),
+        720..859 => write_pod(random, now),
+        859..939 => write_deployment(random, now),
+        939..956 => write_config_map(random, now),
+        956..958 => write_role(random, now, mood),
+        958..961 => write_binding(random, now, mood),
+        961..963 => write_secret(random, now),
+        963..972 => read_secret(random, mood),
+        _ if mood == Mood::Ordinary => read(random),
         972..980 => execute(random),
         980..984 => impersonate(random),
         984..994 => refused(random, now),
@@ -155,27 +167,38 @@ fn token(random: &mut Random) -> Event {
     Event { name, subresource: "token", ..plain(random, "create", SERVICE_ACCOUNTS, user) }
 }
 
-/// A write by a controller, a pipeline or a person, with its bodies.
-fn write(random: &mut Random, resource: Resource) -> Event {
-    let user = match random.below(10) {
-        0..5 => User::controller(random),
-        5..8 => User::service_account(random),
-        _ => User::person(random),
-    };
+/// A write with its bodies to come.
+fn write(random: &mut Random, resource: Resource, user: User) -> Event {
     let verb = random.pick(&["create", "create", "update", "patch"]);
     let name = object_name(random);
-    let query = match verb {
-        "create" => String::new(),
-        _ => "?fieldManager=kubectl-client-side-apply&fieldValidation=Strict&timeout=10s".into(),
-    };
     let level = if random.once_in(3) { "RequestResponse" } else { "Request" };
-    Event { name, query, level, ..plain(random, verb, resource, user) }
+    Event { name, query: write_query(verb), level, ..plain(random, verb, resource, user) }
 }
 
-type Body = fn(&mut Random, &mut String, Place<'_>, bool);
+fn write_query(verb: &str) -> String {
+    match verb {
+        "create" => String::new(),
+        _ => "?fieldManager=kubectl-client-side-apply&fieldValidation=Strict&timeout=10s".into(),
+    }
+}
+
+/// Who changes access rights: the cluster's state in Git, an operator's installation, and now and then an administrator.
+fn rights_writer(random: &mut Random, mood: Mood) -> User {
+    match random.below(10) {
+        _ if mood == Mood::Ordinary => User::account(random, GITOPS),
+        0..7 => User::account(random, GITOPS),
+        7 => User::account(random, PIPELINE),
+        _ => User::administrator(random),
+    }
+}
 
 /// Fills in the bodies that the event's level asks for.
-fn with_bodies(random: &mut Random, now: i64, mut event: Event, body: Body) -> Event {
+fn with_bodies(
+    random: &mut Random,
+    now: i64,
+    mut event: Event,
+    body: impl Fn(&mut Random, &mut String, Place<'_>, bool),
+) -> Event {
     let place = Place { namespace: event.namespace, name: &event.name, now };
     if event.verb == "patch" {
         match random.below(4) {
@@ -197,46 +220,96 @@ fn with_bodies(random: &mut Random, now: i64, mut event: Event, body: Body) -> E
     event
 }
 
+/// Most pods are made from templates by the built-in controllers. Those of DaemonSets in kube-system are the node's own
+/// agents, and the only ones with a claim to the node.
 fn write_pod(random: &mut Random, now: i64) -> Event {
-    let event = write(random, PODS);
+    if random.once_in(30) {
+        let user = User::built_in_controller("daemon-set-controller");
+        let event =
+            Event { verb: "create", namespace: "kube-system", query: String::new(), ..write(random, PODS, user) };
+        return with_bodies(random, now, event, workload::agent_pod);
+    }
+    let user = match random.below(10) {
+        0..6 => User::built_in_controller(random.pick(&[
+            "replicaset-controller",
+            "replicaset-controller",
+            "job-controller",
+        ])),
+        6..9 => User::account(random, PIPELINE),
+        _ => User::person(random),
+    };
+    let event = write(random, PODS, user);
     with_bodies(random, now, event, workload::pod)
 }
 
 fn write_deployment(random: &mut Random, now: i64) -> Event {
-    let event = write(random, DEPLOYMENTS);
+    let user = match random.below(10) {
+        0..3 => User::built_in_controller("deployment-controller"),
+        3..6 => User::account(random, GITOPS),
+        6..8 => User::account(random, PIPELINE),
+        _ => User::person(random),
+    };
+    let event = write(random, DEPLOYMENTS, user);
     with_bodies(random, now, event, workload::deployment)
 }
 
-fn write_role(random: &mut Random, now: i64) -> Event {
+fn write_role(random: &mut Random, now: i64, mood: Mood) -> Event {
+    let user = rights_writer(random, mood);
     let verb = random.pick(&["create", "update"]);
-    let event = Event { verb, ..write(random, CLUSTER_ROLES) };
-    with_bodies(random, now, event, |random, out, place, _| object::role(random, out, place))
+    let name = format!("{}-{}", random.pick(&APPLICATIONS), random.pick(&["operator", "viewer", "metrics"]));
+    let event = Event { verb, name, query: write_query(verb), ..write(random, CLUSTER_ROLES, user) };
+    let powerful = mood == Mood::Lively && random.once_in(20);
+    with_bodies(random, now, event, |random, out, place, _| match powerful {
+        true => object::powerful_role(random, out, place),
+        false => object::role(random, out, place),
+    })
 }
 
-fn write_binding(random: &mut Random, now: i64) -> Event {
+fn write_binding(random: &mut Random, now: i64, mood: Mood) -> Event {
+    let user = rights_writer(random, mood);
     let verb = random.pick(&["create", "update"]);
-    let event = Event { verb, ..write(random, ROLE_BINDINGS) };
-    with_bodies(random, now, event, |random, out, place, _| object::binding(random, out, place))
+    let role = if mood == Mood::Lively && random.once_in(100) { "cluster-admin" } else { random.pick(&object::ROLES) };
+    let name = format!("{}-{role}", random.pick(&APPLICATIONS));
+    let event = Event { verb, name, query: write_query(verb), ..write(random, ROLE_BINDINGS, user) };
+    with_bodies(random, now, event, |random, out, place, _| object::binding(random, out, place, role))
 }
 
 fn write_config_map(random: &mut Random, now: i64) -> Event {
-    let event = Event { verb: "update", ..write(random, CONFIG_MAPS) };
+    let user = if random.once_in(8) { User::person(random) } else { User::service_account(random) };
+    let event = Event { verb: "update", query: write_query("update"), ..write(random, CONFIG_MAPS, user) };
     with_bodies(random, now, event, |random, out, place, _| object::config_map(random, out, place))
 }
 
-/// A Secret with its values, which a careless audit policy lets through.
+/// A certificate, or a release as Helm keeps it, with its values, which a careless audit policy lets through.
 fn write_secret(random: &mut Random, now: i64) -> Event {
+    let application = random.pick(&APPLICATIONS);
+    let (account, kind, name) = match random.once_in(2) {
+        true => (CERTIFICATES, "kubernetes.io/tls", format!("{application}-tls")),
+        false => {
+            (PIPELINE, "helm.sh/release.v1", format!("sh.helm.release.v1.{application}.v{}", 1 + random.below(40)))
+        }
+    };
+    let user = User::account(random, account);
     let verb = random.pick(&["create", "update"]);
-    let event = Event { verb, ..write(random, SECRETS) };
-    with_bodies(random, now, event, |random, out, place, _| object::secret(random, out, place))
+    let event = Event { verb, name, query: write_query(verb), ..write(random, SECRETS, user) };
+    with_bodies(random, now, event, |random, out, place, _| object::secret(random, out, place, kind))
 }
 
-fn read_secret(random: &mut Random) -> Event {
-    let user = if random.once_in(8) { User::person(random) } else { User::service_account(random) };
-    if random.once_in(10) {
-        return plain(random, "list", SECRETS, user);
-    }
+/// Nodes read what their pods mount, operators what lies beside them.
+fn read_secret(random: &mut Random, mood: Mood) -> Event {
     let name = format!("app-secrets-{}", random.below(9));
+    if mood == Mood::Lively && random.once_in(6) {
+        let user = User::person(random);
+        let name = if random.once_in(4) { String::new() } else { name };
+        let verb = if name.is_empty() { "list" } else { "get" };
+        return Event { name, ..plain(random, verb, SECRETS, user) };
+    }
+    if random.once_in(5) {
+        let operator = random.pick(&[GITOPS, CERTIFICATES]);
+        let user = User::account(random, operator);
+        return Event { name, namespace: operator.namespace, ..plain(random, "get", SECRETS, user) };
+    }
+    let user = User::node(random);
     Event { name, ..plain(random, "get", SECRETS, user) }
 }
 
@@ -255,7 +328,7 @@ fn execute(random: &mut Random) -> Event {
 }
 
 fn impersonate(random: &mut Random) -> Event {
-    let user = User::person(random);
+    let user = User::administrator(random);
     let impersonated = random.pick(&IMPERSONATED);
     let resource = random.pick(&READ);
     Event { name: object_name(random), impersonated, ..plain(random, "get", resource, user) }
@@ -265,7 +338,7 @@ fn impersonate(random: &mut Random) -> Event {
 fn refused(random: &mut Random, now: i64) -> Event {
     if random.once_in(5) {
         let user = User::person(random);
-        let event = Event { user, code: 403, verb: "create", ..write(random, PODS) };
+        let event = Event { code: 403, verb: "create", ..write(random, PODS, user) };
         return with_bodies(random, now, event, workload::pod);
     }
     let user = if random.once_in(2) { User::person(random) } else { User::service_account(random) };
@@ -275,9 +348,14 @@ fn refused(random: &mut Random, now: i64) -> Event {
     Event { name, code: 403, ..plain(random, verb, resource, user) }
 }
 
+/// The authorizer refuses those without credentials; a bad credential gets no further than authentication, and its events
+/// have no user and no later stage.
 fn unauthenticated(random: &mut Random) -> Event {
-    let user = User::anonymous(random);
     let resource = random.pick(&[PODS, SECRETS, NODES]);
-    let code = random.pick(&[401, 401, 403]);
-    Event { code, ..plain(random, "list", resource, user) }
+    if random.once_in(3) {
+        let user = User::anonymous(random);
+        return Event { code: 403, ..plain(random, "list", resource, user) };
+    }
+    let user = User::unknown(random);
+    Event { code: 401, stage: "ResponseStarted", ..plain(random, "list", resource, user) }
 }

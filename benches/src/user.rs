@@ -20,21 +20,38 @@ pub(crate) const NAMESPACES: [&str; 14] = [
     "gitlab-runners",
 ];
 
-/// Service accounts with the agent that each runs as.
-const ACCOUNTS: [(&str, &str, &str); 9] = [
-    (
-        "argocd",
-        "argocd-application-controller",
-        "argocd-application-controller/v0.0.0 (linux/amd64) kubernetes/$Format",
-    ),
-    ("monitoring", "prometheus-k8s", "Prometheus/3.4.1"),
-    ("monitoring", "prometheus-operator", "prometheus-operator/0.83.0"),
-    ("istio-system", "istiod", "istiod/1.26.1 pilot-discovery (linux/amd64)"),
-    ("cert-manager", "cert-manager", "cert-manager-controller/v1.18.0 (linux/amd64) cert-manager/f0b5e4c"),
-    ("kube-system", "metrics-server", "metrics-server/v0.7.2 (linux/amd64) kubernetes/ec5ffe3"),
-    ("kube-system", "coredns", "coredns/1.12.0 Go-http-client/2.0"),
-    ("gitlab-runners", "ci-deployer", "Helm/3.18.3"),
-    ("data-platform", "spark-operator", "python-requests/2.32.3"),
+/// A service account with the agent that it runs as.
+#[derive(Clone, Copy)]
+pub(crate) struct Account {
+    pub namespace: &'static str,
+    pub name: &'static str,
+    agent: &'static str,
+}
+
+const fn account(namespace: &'static str, name: &'static str, agent: &'static str) -> Account {
+    Account { namespace, name, agent }
+}
+
+/// Applies to the cluster what Git holds.
+pub(crate) const GITOPS: Account = account(
+    "argocd",
+    "argocd-application-controller",
+    "argocd-application-controller/v0.0.0 (linux/amd64) kubernetes/$Format",
+);
+pub(crate) const CERTIFICATES: Account =
+    account("cert-manager", "cert-manager", "cert-manager-controller/v1.18.0 (linux/amd64) cert-manager/f0b5e4c");
+pub(crate) const PIPELINE: Account = account("gitlab-runners", "ci-deployer", "Helm/3.18.3");
+
+const ACCOUNTS: [Account; 9] = [
+    GITOPS,
+    CERTIFICATES,
+    PIPELINE,
+    account("monitoring", "prometheus-k8s", "Prometheus/3.4.1"),
+    account("monitoring", "prometheus-operator", "prometheus-operator/0.83.0"),
+    account("istio-system", "istiod", "istiod/1.26.1 pilot-discovery (linux/amd64)"),
+    account("kube-system", "metrics-server", "metrics-server/v0.7.2 (linux/amd64) kubernetes/ec5ffe3"),
+    account("kube-system", "coredns", "coredns/1.12.0 Go-http-client/2.0"),
+    account("data-platform", "spark-operator", "python-requests/2.32.3"),
 ];
 
 const CONTROLLERS: [(&str, &str); 3] = [
@@ -55,6 +72,8 @@ const PEOPLE_AGENTS: [&str; 4] = [
 
 const NODES: u64 = 400;
 const PEOPLE: u64 = 300;
+/// The first of the people.
+const ADMINISTRATORS: u64 = 5;
 
 pub(crate) struct User {
     pub name: String,
@@ -90,7 +109,12 @@ impl User {
     }
 
     pub fn service_account(random: &mut Random) -> Self {
-        let (namespace, account, agent) = random.pick(&ACCOUNTS);
+        let account = random.pick(&ACCOUNTS);
+        Self::account(random, account)
+    }
+
+    pub fn account(random: &mut Random, account: Account) -> Self {
+        let Account { namespace, name: account, agent } = account;
         // Uids belong to the account and its pod, the credential id to a token that lives an hour.
         let mut fixed = Random::new(account.len() as u64 + 1000);
         let number = random.below(NODES);
@@ -123,6 +147,26 @@ impl User {
         }
     }
 
+    /// A controller of kube-controller-manager, each of which has a service account of its own.
+    pub fn built_in_controller(controller: &str) -> Self {
+        let name = format!("system:serviceaccount:kube-system:{controller}");
+        let mut fixed = Random::new(controller.len() as u64 + 2000);
+        let json = format!(
+            r#"{{"username":"{name}","uid":"{}","groups":["system:serviceaccounts","system:serviceaccounts:kube-system","system:authenticated"],"extra":{{"authentication.kubernetes.io/credential-id":["JTI={}"]}}}}"#,
+            fixed.uuid(),
+            fixed.uuid()
+        );
+        Self {
+            json,
+            addresses: r#""10.0.0.10""#.into(),
+            agent: "kube-controller-manager/v1.33.2 (linux/amd64) kubernetes/a57b6f7",
+            reason: format!(
+                r#"RBAC: allowed by ClusterRoleBinding \"system:controller:{controller}\" of ClusterRole \"system:controller:{controller}\" to ServiceAccount \"{controller}/kube-system\""#
+            ),
+            name,
+        }
+    }
+
     pub fn controller(random: &mut Random) -> Self {
         let (name, agent) = random.pick(&CONTROLLERS);
         Self {
@@ -138,6 +182,16 @@ impl User {
 
     pub fn person(random: &mut Random) -> Self {
         let number = random.below(PEOPLE);
+        Self::numbered_person(random, number)
+    }
+
+    /// One of the few people who look after the cluster.
+    pub fn administrator(random: &mut Random) -> Self {
+        let number = random.below(ADMINISTRATORS);
+        Self::numbered_person(random, number)
+    }
+
+    fn numbered_person(random: &mut Random, number: u64) -> Self {
         let team = number % 20;
         let masters = if random.once_in(200) { r#""system:masters","# } else { "" };
         let json = format!(
@@ -166,5 +220,9 @@ impl User {
             agent: random.pick(&["Go-http-client/2.0", "curl/8.5.0", "python-requests/2.32.3"]),
             reason: String::new(),
         }
+    }
+    /// The bearer of a credential that is not one.
+    pub fn unknown(random: &mut Random) -> Self {
+        Self { name: String::new(), json: "{}".into(), ..Self::anonymous(random) }
     }
 }

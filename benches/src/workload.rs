@@ -29,21 +29,41 @@ pub(crate) fn open_metadata(random: &mut Random, out: &mut String, place: Place<
     );
 }
 
+/// A pod of an application.
 pub(crate) fn pod(random: &mut Random, out: &mut String, place: Place<'_>, answered: bool) {
+    write_pod(random, out, place, answered, Reach::Own);
+}
+
+/// A pod of one of the node's agents: network, storage, logs.
+pub(crate) fn agent_pod(random: &mut Random, out: &mut String, place: Place<'_>, answered: bool) {
+    write_pod(random, out, place, answered, Reach::Node);
+}
+
+/// How far a pod reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// No further than its own containers.
+    Own,
+    /// Into the node: its network, its files and its devices.
+    Node,
+}
+
+fn write_pod(random: &mut Random, out: &mut String, place: Place<'_>, answered: bool, reach: Reach) {
     out.push_str(r#"{"kind":"Pod","apiVersion":"v1","#);
     open_metadata(random, out, place);
     let service = random.below(100);
     put!(
         out,
-        r#","generateName":"svc-{service}-","labels":{{"app":"svc-{service}","app.kubernetes.io/managed-by":"Helm","pod-template-hash":"{}"}},"annotations":{{"prometheus.io/scrape":"true","sidecar.istio.io/status":"{{\"initContainers\":[\"istio-init\"],\"containers\":[\"istio-proxy\"]}}"}},"ownerReferences":[{{"apiVersion":"apps/v1","kind":"ReplicaSet","name":"svc-{service}","uid":"{}","controller":true,"blockOwnerDeletion":true}}]"#,
+        r#","generateName":"svc-{service}-","labels":{{"app":"svc-{service}","app.kubernetes.io/managed-by":"Helm","pod-template-hash":"{}"}},"annotations":{{"prometheus.io/scrape":"true","sidecar.istio.io/status":"{{\"initContainers\":[\"istio-init\"],\"containers\":[\"istio-proxy\"]}}"}},"ownerReferences":[{{"apiVersion":"apps/v1","kind":"{}","name":"svc-{service}","uid":"{}","controller":true,"blockOwnerDeletion":true}}]"#,
         random.hex(10),
+        if reach == Reach::Node { "DaemonSet" } else { "ReplicaSet" },
         random.uuid()
     );
     if answered {
         managed_fields(random, out, place.now);
     }
     out.push_str(r#"},"spec":"#);
-    pod_spec(random, out, service);
+    pod_spec(random, out, service, reach);
     if answered {
         out.push_str(r#","status":{"phase":"Pending","qosClass":"Burstable"}"#);
     }
@@ -68,7 +88,7 @@ pub(crate) fn deployment(random: &mut Random, out: &mut String, place: Place<'_>
         r#"}},"spec":{{"replicas":{},"selector":{{"matchLabels":{{"app":"svc-{service}"}}}},"template":{{"metadata":{{"creationTimestamp":null,"labels":{{"app":"svc-{service}"}}}},"spec":"#,
         1 + random.below(12)
     );
-    pod_spec(random, out, service);
+    pod_spec(random, out, service, Reach::Own);
     out.push_str(r#"},"strategy":{"type":"RollingUpdate","rollingUpdate":{"maxUnavailable":"25%","maxSurge":"25%"}},"revisionHistoryLimit":10,"progressDeadlineSeconds":600},"status":{}}"#);
 }
 
@@ -94,23 +114,23 @@ fn managed_fields(random: &mut Random, out: &mut String, now: i64) {
     out.push_str(r#""f:spec":{"f:containers":{"k:{\"name\":\"c0\"}":{".":{},"f:env":{".":{},"k:{\"name\":\"ENV_VAR_0\"}":{".":{},"f:name":{},"f:value":{}}},"f:image":{},"f:imagePullPolicy":{},"f:livenessProbe":{".":{},"f:failureThreshold":{}},"f:name":{},"f:resources":{},"f:terminationMessagePath":{}}},"f:dnsPolicy":{},"f:restartPolicy":{},"f:securityContext":{}}}}]"#);
 }
 
-fn pod_spec(random: &mut Random, out: &mut String, service: u64) {
-    let volume = match random.below(200) {
-        0 => r#"{"name":"host","hostPath":{"path":"/","type":"Directory"}}"#,
-        1..=3 => r#"{"name":"logs","hostPath":{"path":"/var/log","type":""}}"#,
-        _ => r#"{"name":"tmp","emptyDir":{}}"#,
+fn pod_spec(random: &mut Random, out: &mut String, service: u64, reach: Reach) {
+    let on_node = reach == Reach::Node;
+    let volume = match (reach, random.below(2)) {
+        (Reach::Own, _) => r#"{"name":"tmp","emptyDir":{}}"#,
+        (Reach::Node, 0) => r#"{"name":"logs","hostPath":{"path":"/var/log","type":""}}"#,
+        (Reach::Node, _) => r#"{"name":"runtime","hostPath":{"path":"/run/containerd","type":"Directory"}}"#,
     };
     put!(
         out,
         r#"{{"volumes":[{{"name":"config","configMap":{{"name":"app-config","defaultMode":420}}}},{volume}],"containers":["#
     );
     let containers = 1 + random.below(2);
-    put_list(out, 0..containers, |out, number| container(random, out, number));
+    put_list(out, 0..containers, |out, number| container(random, out, number, on_node));
     put!(
         out,
-        r#"],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst","serviceAccountName":"svc-{service}","serviceAccount":"svc-{service}","hostNetwork":{},"hostPID":{},"nodeName":"ip-10-1-{}-{}.eu-west-1.compute.internal","#,
-        random.once_in(150),
-        random.once_in(300),
+        r#"],"restartPolicy":"Always","terminationGracePeriodSeconds":30,"dnsPolicy":"ClusterFirst","serviceAccountName":"svc-{service}","serviceAccount":"svc-{service}","hostNetwork":{on_node},"hostPID":{},"nodeName":"ip-10-1-{}-{}.eu-west-1.compute.internal","#,
+        on_node && random.once_in(2),
         random.below(7),
         random.below(64) + 10
     );
@@ -123,7 +143,7 @@ fn image(random: &mut Random, out: &mut String) {
     put!(out, "@sha256:{}", random.hex(64));
 }
 
-fn container(random: &mut Random, out: &mut String, number: u64) {
+fn container(random: &mut Random, out: &mut String, number: u64, privileged: bool) {
     put!(out, r#"{{"name":"c{number}","image":""#);
     image(random, out);
     out.push_str(r#"","command":["/bin/sh","-c"],"args":["exec /app/server --config=/etc/app/config.yaml --log=\"json\" && echo done\n"],"ports":[{"name":"http","containerPort":8080,"protocol":"TCP"},{"name":"metrics","containerPort":9090,"protocol":"TCP"}],"env":["#);
@@ -139,7 +159,6 @@ fn container(random: &mut Random, out: &mut String, number: u64) {
         random.hex(5)
     );
     out.push_str(r#""livenessProbe":{"httpGet":{"path":"/healthz","port":"http","scheme":"HTTP"},"initialDelaySeconds":10,"timeoutSeconds":1,"periodSeconds":10,"successThreshold":1,"failureThreshold":3},"terminationMessagePath":"/dev/termination-log","terminationMessagePolicy":"File","imagePullPolicy":"IfNotPresent","#);
-    let privileged = random.once_in(200);
     let added = if privileged { r#","add":["SYS_ADMIN","NET_ADMIN"]"# } else { "" };
     put!(
         out,

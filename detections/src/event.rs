@@ -34,6 +34,15 @@ pub fn base_events() -> impl Iterator<Item = &'static str> {
     pack::EVENTS.iter().map(|(name, _)| *name)
 }
 
+/// A built-in base event with each of `sets` merged into it in turn (RFC 7396).
+pub fn recorded(base: &str, sets: &[&Map<String, Value>]) -> Result<Value, TestEventError> {
+    let text = base_event(base).ok_or_else(|| TestEventError::Unknown(base.to_owned()))?;
+    let mut value =
+        serde_json::from_str(text).map_err(|source| TestEventError::Json { base: base.to_owned(), source })?;
+    sets.iter().filter(|set| !set.is_empty()).for_each(|set| merge(&mut value, set));
+    Ok(value)
+}
+
 /// A test's event as a sender would send it: its base, from an `events` folder beside or above the rule's file or else
 /// built in, with `set` merged into it (RFC 7396).
 pub fn test_event_bytes(event: &TestEvent, rule: &Rule) -> Result<Vec<u8>, TestEventError> {
@@ -123,6 +132,16 @@ mod tests {
             let value: Value = serde_json::from_slice(&bytes.unwrap()).unwrap();
             assert_eq!(value, json!({"user": {"username": who}, "verb": "get"}));
         }
+    }
+
+    #[test]
+    fn sets_are_merged_in_turn_into_a_built_in_event() {
+        let (first, second) = (json!({"verb": "get", "user": {"uid": null}}), json!({"verb": "list"}));
+        let event = recorded("secret_get", &[first.as_object().unwrap(), second.as_object().unwrap()]).unwrap();
+        assert_eq!(event["verb"], "list");
+        assert_eq!(event["user"]["username"], "oidc:dana@example.com");
+        assert!(event["user"].get("uid").is_none());
+        assert!(matches!(recorded("nothing", &[]), Err(TestEventError::Unknown(_))));
     }
 
     #[test]

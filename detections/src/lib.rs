@@ -6,7 +6,7 @@ pub mod load;
 pub mod rule;
 pub mod sql;
 
-pub use event::{TestEventError, base_event, test_event_bytes};
+pub use event::{TestEventError, base_event, recorded, test_event_bytes};
 pub use lint::{Problem, columns_selected, lint};
 pub use load::{LoadError, builtin, load};
 pub use rule::{Rule, Severity};

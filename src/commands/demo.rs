@@ -20,7 +20,7 @@ use crate::config::{Config, Flag};
 mod story;
 mod words;
 
-use story::Player;
+use story::{Player, Story};
 
 /// After the last step: this long without a finding, and there are no more to come.
 const QUIET: Duration = Duration::from_millis(2000);
@@ -68,9 +68,10 @@ async fn play(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Vec<Finding>> {
     let mut found = Vec::new();
-    for step in story::steps()? {
+    let story = Story::read()?;
+    for step in &story.steps {
         print_all(&words::step(&step.say))?;
-        player.play(&step).await?;
+        player.play(&story, step).await?;
         let pause = sleep(pace);
         tokio::pin!(pause);
         loop {

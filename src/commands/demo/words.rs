@@ -18,7 +18,7 @@ pub fn opening(address: SocketAddr, data: &Path) -> String {
     format!(
         "Vedette listens at http://{address} and keeps its data in {}.\nAn attack on a cluster called demo begins.\n\n{}\n",
         data.display(),
-        line(["SEVERITY", "ACTOR", "TARGET", "RULE"])
+        line(["severity", "ACTOR", "TARGET", "RULE"])
     )
 }
 
@@ -29,9 +29,20 @@ pub fn step(say: &str) -> String {
 /// A finding in one line.
 pub fn finding(finding: &Finding) -> String {
     let (actor, target) = (finding.actor.as_deref().unwrap_or("-"), finding.target.as_deref().unwrap_or("-"));
-    let rule = format!("{} ({})", finding.title, finding.rule_id);
-    let line = line([finding.severity.name(), actor, target, &rule].map(printable).each_ref().map(String::as_str));
+    let actor: Vec<String> = actor.split(" as ").map(short).collect();
+    let cells = [finding.severity.name(), &actor.join(" as "), target, &finding.rule_id];
+    let line = line(cells.map(printable).each_ref().map(String::as_str));
     paint(color(finding.severity), &line) + "\n"
+}
+
+/// A user's name as people say it: without the words that all names of its kind begin with.
+fn short(user: &str) -> String {
+    if let Some((namespace, account)) =
+        user.strip_prefix("system:serviceaccount:").and_then(|name| name.split_once(':'))
+    {
+        return format!("sa:{namespace}/{account}");
+    }
+    user.strip_prefix("system:").filter(|name| name.starts_with("node:")).unwrap_or(user).to_owned()
 }
 
 pub fn closing(data: &Path, events: u64, found: &[Finding]) -> String {
@@ -56,8 +67,8 @@ and while it runs, an event of your own and what Vedette counts:
   curl -s http://127.0.0.1:8080/v1/audit/demo --json '{EXAMPLE}'
   curl -s http://127.0.0.1:8080/metrics
 
-An API server sends its audit events with --audit-webhook-config-file and --audit-policy-file (docker/ has a policy), where
-the first names this kubeconfig:
+An API server sends its audit events with --audit-webhook-config-file and --audit-policy-file (docker/ has a policy),
+where the first names this kubeconfig:
 
 {KUBECONFIG}"#
     );
@@ -85,9 +96,10 @@ fn quoted(text: &str) -> String {
     if plain { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
+/// At most 120 columns.
 fn line(cells: [&str; 4]) -> String {
     let [severity, actor, target, rule] = cells;
-    format!("{:<9} {:<34} {:<42} {rule}", severity.to_uppercase(), cut(actor, 34), cut(target, 42))
+    format!("{:<8} {:<39} {:<38} {}", severity.to_uppercase(), cut(actor, 39), cut(target, 38), cut(rule, 32))
 }
 
 /// The end of a long name tells more than its start.
@@ -118,6 +130,21 @@ mod tests {
     fn long_names_keep_their_end() {
         assert_eq!(cut("short", 5), "short");
         assert_eq!(cut("system:serviceaccount", 8), "…account");
+    }
+
+    #[test]
+    fn users_go_by_their_short_names() {
+        assert_eq!(short("system:serviceaccount:ci:deployer"), "sa:ci/deployer");
+        assert_eq!(short("system:node:worker-1"), "node:worker-1");
+        assert_eq!(short("system:anonymous"), "system:anonymous");
+        assert_eq!(short("dana"), "dana");
+    }
+
+    #[test]
+    fn no_line_is_wider_than_120_columns() {
+        let wide = "x".repeat(200);
+        assert_eq!(line(["critical", &wide, &wide, &wide]).chars().count(), 120);
+        assert!(crate::commands::demo::story::Story::read().unwrap().steps.iter().all(|s| step(&s.say).len() <= 121));
     }
 
     #[test]
