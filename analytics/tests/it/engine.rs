@@ -9,15 +9,19 @@ use vedette_analytics::engine::{self, Engine, Finding, RULE_FAILED, Tables, chec
 use vedette_benches::Generator;
 use vedette_detections::event::{base_event, base_events};
 use vedette_detections::{Rule, builtin, lint, sql};
-use vedette_schemas::{AuditDecoder, Table, derive};
+use vedette_schemas::{AuditDecoder, FalcoDecoder, Table, derive};
 
 const NOW: i64 = 1_767_225_600_000_000;
 
 /// Every recorded event and some thousands of generated ones, decoded.
 fn tables() -> Tables {
-    let mut decoder = AuditDecoder::new();
+    let (mut decoder, mut falco) = (AuditDecoder::new(), FalcoDecoder::new());
     for name in base_events() {
-        decoder.push("recorded", NOW, base_event(name).unwrap().as_bytes()).unwrap();
+        let event = base_event(name).unwrap().as_bytes();
+        match name.starts_with("falco_") {
+            true => falco.push("recorded", NOW, event).unwrap(),
+            false => decoder.push("recorded", NOW, event).unwrap(),
+        };
     }
     let mut generator = Generator::new(11);
     for _ in 0..5_000 {
@@ -29,6 +33,7 @@ fn tables() -> Tables {
     let derived = derive::derive(&audit);
     Tables::from([
         (Table::Audit, audit),
+        (Table::Falco, falco.finish()),
         (Table::Containers, derived.containers),
         (Table::RoleRules, derived.role_rules),
         (Table::RoleSubjects, derived.role_subjects),
@@ -94,7 +99,8 @@ async fn the_same_events_give_the_same_ids_however_they_are_batched() {
     let mut engine = Engine::new(builtin().unwrap()).await.unwrap();
     let whole = engine.evaluate(&tables, NOW).await;
     assert_eq!(ids(&whole).len(), whole.len(), "no two findings share an id");
-    let mut parts = BTreeSet::new();
+    let falco = Tables::from([(Table::Falco, tables[&Table::Falco].clone())]);
+    let mut parts = ids(&engine.evaluate(&falco, NOW + 1).await);
     for start in (0..tables[&Table::Audit].num_rows()).step_by(777) {
         let audit = &tables[&Table::Audit];
         let audit = audit.slice(start, 777.min(audit.num_rows() - start));
