@@ -229,3 +229,17 @@ impl Drop for Serving {
         let _ = self.child.wait();
     }
 }
+
+#[test]
+fn the_compose_file_sets_keys_that_exist() {
+    let compose = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/compose.yaml")).unwrap();
+    let lines = compose.lines().filter_map(|line| line.trim().split_once(": "));
+    let variables: Vec<_> = lines.filter(|(name, _)| name.starts_with("VEDETTE_")).collect();
+    let output = vedette(&["config"], &variables);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let tree: toml::Table = toml::from_str(&String::from_utf8(output.stdout).unwrap()).unwrap();
+    assert_eq!(tree["journal"]["kind"].as_str(), Some("kafka"));
+    assert_eq!(tree["journal"]["kafka"]["brokers"].as_str(), Some("kafka:9092"));
+    assert_eq!(tree["store"]["kind"].as_str(), Some("clickhouse"));
+    assert_eq!(tree["store"]["clickhouse"]["url"].as_str(), Some("http://clickhouse:8123"));
+}

@@ -1,13 +1,16 @@
 //! Records of the journal to rows of the tables.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::BooleanArray;
+use arrow::array::{AsArray, BooleanArray};
 use arrow::compute::filter_record_batch;
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
 use vedette_journal::{Delivered, Record, Source};
 use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Table, derive};
 
-use super::seen::Seen;
+use super::seen::{Ahead, Seen};
 use super::{Counts, PipelineError, source};
 use crate::engine::Tables;
 
@@ -64,8 +67,8 @@ fn decode_now(records: Vec<Delivered>) -> Decoded {
 }
 
 impl Decoded {
-    /// Leaves out rows whose event was seen before, and derives what the others carry.
-    pub fn only_fresh(mut self, seen: &mut Seen) -> Result<Fresh, PipelineError> {
+    /// Leaves out rows whose event was seen before, and derives what the others carry, as far as it is not stored.
+    pub fn only_fresh(mut self, seen: &mut Seen, ahead: &Ahead) -> Result<Fresh, PipelineError> {
         let mut fresh = Fresh::default();
         for (table, rows) in std::mem::take(&mut self.rows) {
             let Some(batch) = self.tables.remove(&table) else { continue };
@@ -92,8 +95,24 @@ impl Decoded {
                 (Table::RoleRules, derived.role_rules),
                 (Table::RoleSubjects, derived.role_subjects),
             ];
-            fresh.tables.extend(tables.into_iter().filter(|(_, batch)| batch.num_rows() > 0));
+            for (table, batch) in tables {
+                let batch = match ahead.get(&table).filter(|stored| !stored.is_empty()) {
+                    Some(stored) => without(&batch, stored).map_err(|e| PipelineError::Decode(e.to_string()))?,
+                    None => batch,
+                };
+                if batch.num_rows() > 0 {
+                    fresh.tables.insert(table, batch);
+                }
+            }
         }
         Ok(fresh)
     }
+}
+
+/// The rows of other events than these.
+fn without(batch: &RecordBatch, events: &HashSet<EventId>) -> Result<RecordBatch, ArrowError> {
+    let ids = batch.column_by_name("event_id").and_then(|column| column.as_string_view_opt());
+    let ids = ids.ok_or_else(|| ArrowError::SchemaError("event_id is not text".into()))?;
+    let other = |id: Option<&str>| !id.and_then(EventId::parse).is_some_and(|id| events.contains(&id));
+    filter_record_batch(batch, &ids.iter().map(|id| Some(other(id))).collect())
 }

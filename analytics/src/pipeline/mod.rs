@@ -20,7 +20,7 @@ use crate::engine::{Engine, EngineError, Finding};
 use crate::store::{Store, StoreError};
 pub use config::Config;
 use flush::{Flush, Pending};
-use seen::Seen;
+use seen::{Ahead, Seen};
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -42,8 +42,10 @@ pub struct Pipeline {
     engine: Engine,
     events: Seen,
     alerts: Seen,
-    /// Set when partitions were assigned: what the store holds of them is not known yet.
-    unseeded: bool,
+    ahead: Ahead,
+    /// What the store holds of events received since then is known. The end of time when nothing is: at the start, and when
+    /// partitions were assigned.
+    known_since: i64,
     pending: Pending,
     flush: Option<Flush>,
     on_finding: Option<UnboundedSender<Finding>>,
@@ -68,7 +70,8 @@ impl Pipeline {
             engine,
             events,
             alerts,
-            unseeded: true,
+            ahead: Ahead::new(),
+            known_since: i64::MAX,
             pending,
             flush: None,
             on_finding: None,
@@ -90,7 +93,7 @@ impl Pipeline {
         while !shutdown.is_cancelled() {
             match consumer.poll(self.config.limits()).await? {
                 Polled::Records(records) => self.take(records).await?,
-                Polled::Assigned(_) => self.unseeded = true,
+                Polled::Assigned(_) => self.known_since = i64::MAX,
                 Polled::Revoking(_) => self.settle(consumer.as_mut()).await?,
                 Polled::Idle => {}
             }
@@ -109,7 +112,7 @@ impl Pipeline {
         self.pending.cover(&records);
         let mut decoded = decode::decode(records).await?;
         self.bury(std::mem::take(&mut decoded.dead)).await?;
-        let fresh = decoded.only_fresh(&mut self.events)?;
+        let fresh = decoded.only_fresh(&mut self.events, &self.ahead)?;
         let now = chrono::Utc::now().timestamp_micros();
         let mut findings = self.engine.evaluate(&fresh.tables, now).await;
         findings.retain(|finding| self.alerts.insert(finding.alert_id));
@@ -170,10 +173,11 @@ impl Pipeline {
 
     /// Learns what the store already holds of the records about to be evaluated, so that a redelivery changes nothing.
     async fn seed(&mut self, records: &[Delivered]) -> Result<(), PipelineError> {
-        if !std::mem::take(&mut self.unseeded) {
+        let oldest = records.iter().map(|delivered| delivered.record.received_at).min().unwrap_or_default();
+        // Another partition can begin with older records than the first one did.
+        if oldest >= self.known_since {
             return Ok(());
         }
-        let oldest = records.iter().map(|delivered| delivered.record.received_at).min().unwrap_or_default();
         let since = oldest - i64::from(self.config.seen_minutes) * 60_000_000;
         for table in [Table::Audit, Table::Falco, Table::Alerts] {
             let seen = if table == Table::Alerts { &mut self.alerts } else { &mut self.events };
@@ -183,6 +187,12 @@ impl Pipeline {
                 seen.insert(id);
             });
         }
+        for table in DERIVED {
+            let ids = self.store.recent_ids(table, since, self.events.capacity()).await?;
+            let ahead = ids.into_iter().filter(|id| !self.events.contains(*id)).collect();
+            self.ahead.insert(table, ahead);
+        }
+        self.known_since = since;
         Ok(())
     }
 
@@ -214,6 +224,9 @@ impl Pipeline {
         Ok(consumer.commit(&positions).await?)
     }
 }
+
+/// Tables whose rows are derived from audit events.
+const DERIVED: [Table; 3] = [Table::Containers, Table::RoleRules, Table::RoleSubjects];
 
 /// How many events each cluster has in a batch.
 type Counts = BTreeMap<Arc<str>, u64>;

@@ -1,8 +1,12 @@
 //! A bounded memory of ids: the newest so many, the oldest forgotten first.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use vedette_schemas::EventId;
+use vedette_schemas::{EventId, Table};
+
+/// For each derived table, the events whose rows the store has although it has not the events themselves: a crash came
+/// between. They are delivered again, and their rows must not be stored again.
+pub type Ahead = BTreeMap<Table, HashSet<EventId>>;
 
 pub struct Seen {
     capacity: usize,
@@ -17,6 +21,10 @@ impl Seen {
 
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    pub fn contains(&self, id: EventId) -> bool {
+        self.ids.contains(&id)
     }
 
     /// Whether the id is new; it is remembered from now on.

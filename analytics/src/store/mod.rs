@@ -46,7 +46,8 @@ pub trait Store: Send + Sync {
     async fn write(&self, write: Write) -> Result<(), StoreError>;
 
     /// Ids (`event_id`, or `alert_id` of alerts) of rows received at or after `since` (microseconds since 1970), newest
-    /// `limit` of them, oldest first: what a restart must know to recognise a redelivery.
+    /// `limit` of them, oldest first: what a restart must know to recognise a redelivery. An event with several rows may be
+    /// there several times.
     async fn recent_ids(&self, table: Table, since: i64, limit: usize) -> Result<Vec<EventId>, StoreError>;
 
     /// The table as a source of DataFusion queries, as of now.

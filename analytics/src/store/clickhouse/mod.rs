@@ -82,14 +82,16 @@ pub struct ClickHouse {
 }
 
 impl ClickHouse {
-    /// Runs a query as ClickHouse's own SQL. Returns its rows.
+    /// Runs a query as ClickHouse's own SQL, which can only read. Returns its rows.
     pub async fn native(&self, sql: &str) -> Result<Vec<RecordBatch>, StoreError> {
         provider::fetch(self.reader(), sql).await.map_err(|error| unavailable(&error))
     }
 
-    /// A client whose queries end in time.
+    /// A client whose queries only read, and end in time.
     fn reader(&self) -> Client {
-        self.database.clone().with_setting("max_execution_time", self.config.query_timeout_seconds.to_string())
+        let seconds = self.config.query_timeout_seconds.to_string();
+        // 1 rather than 2: the query can't lift the time limit, nor reach other hosts by table functions.
+        self.database.clone().with_setting("max_execution_time", seconds).with_setting("readonly", "1")
     }
 
     fn insert_timeout(&self) -> Duration {
