@@ -1,10 +1,12 @@
 //! The road as stages of their own: webhook, real Kafka, rules, real ClickHouse, SQL. Needs the services.
 
+use std::time::{Duration, Instant};
+
 use crate::deployment::Staged;
 use crate::embedded::undisturbed;
 use crate::facts::Facts;
 use crate::load::{self, Part, Sender};
-use crate::program::{Program, until};
+use crate::program::{PATIENCE, Program, until};
 
 const COUNTS: &str = "SELECT count(*), count(DISTINCT event_id) FROM audit";
 
@@ -24,7 +26,7 @@ fn counts_are_exact_through_kafka_and_clickhouse() {
     assert_eq!(ingest.post("/v1/audit/default", "no event\n").0, 200);
     assert_eq!(ingest.metric("vedette_dead_letters_total", &[]), 1.0);
     assert_eq!(analytics.get("/livez").0, 200);
-    until("nothing waits", || analytics.metric("vedette_journal_lag_records", &[]) == 0.0);
+    until("the lag is gone", || analytics.metric("vedette_journal_lag_records", &[]) == 0.0);
     ingest.drain();
     analytics.drain();
     check(&place, &parts, &undisturbed);
@@ -50,7 +52,7 @@ fn kill_9_of_ingest_in_mid_stream_loses_nothing_and_repeats_nothing() {
         ingest = place.ingest();
     }
     senders.into_iter().for_each(Sender::finish);
-    until("every event is stored", || stored(&place) >= load::total(&parts));
+    wait_until_stored(&place, load::total(&parts), &analytics);
     ingest.drain();
     analytics.drain();
     check(&place, &parts, &undisturbed);
@@ -82,7 +84,7 @@ fn kill_9_of_analytics_in_mid_stream_loses_nothing_and_repeats_nothing() {
         analytics = place.analytics();
     }
     senders.into_iter().for_each(Sender::finish);
-    until("every event is stored", || stored(&place) >= load::total(&parts));
+    wait_until_stored(&place, load::total(&parts), &analytics);
     ingest.drain();
     analytics.drain();
     check(&place, &parts, &undisturbed);
@@ -95,6 +97,24 @@ fn evaluated(analytics: &Program) -> f64 {
 
 fn stored(place: &Staged) -> u64 {
     place.services.number("SELECT count() FROM audit")
+}
+
+#[track_caller]
+fn wait_until_stored(place: &Staged, events: u64, analytics: &Program) {
+    let started = Instant::now();
+    while stored(place) < events {
+        let of = |name: &str| analytics.metric(name, &[]);
+        assert!(
+            started.elapsed() < PATIENCE,
+            "{} of {events} events are stored; evaluated {}, known before {}, lag {}; the log:\n{}",
+            stored(place),
+            of("vedette_events_evaluated_total"),
+            of("vedette_events_duplicate_total"),
+            of("vedette_journal_lag_records"),
+            analytics.log()
+        );
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Asks ClickHouse itself, with FINAL and without, and the program; everything must agree with the undisturbed run.
