@@ -1,9 +1,12 @@
 //! Rows in: one Arrow stream an insert, with a token that names the journal's range.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema};
+use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow::record_batch::RecordBatch;
@@ -54,7 +57,7 @@ fn token(write: &Write) -> String {
 }
 
 /// The batches as one Arrow stream, views as plain text, which every ClickHouse reads.
-fn stream(table: Table, batches: &[RecordBatch]) -> Result<Vec<u8>, arrow::error::ArrowError> {
+fn stream(table: Table, batches: &[RecordBatch]) -> Result<Vec<u8>, ArrowError> {
     let plain = |field: &Field| match field.data_type() {
         DataType::Utf8View => field.clone().with_data_type(DataType::Utf8),
         _ => field.clone(),
@@ -64,10 +67,46 @@ fn stream(table: Table, batches: &[RecordBatch]) -> Result<Vec<u8>, arrow::error
     let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
     let mut writer = StreamWriter::try_new_with_options(Vec::new(), &schema, options)?;
     for batch in batches {
-        let columns =
-            batch.columns().iter().zip(schema.fields()).map(|(column, field)| cast(column, field.data_type()));
+        let plain = |(column, field): (&ArrayRef, &FieldRef)| distinct(cast(column, field.data_type())?);
+        let columns = batch.columns().iter().zip(schema.fields()).map(plain);
         writer.write(&RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)?)?;
     }
     writer.finish()?;
     writer.into_inner()
+}
+
+/// The column with each value of its dictionary there once. Decoding may enter a label twice, and ClickHouse refuses that.
+fn distinct(column: ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let Some(labels) = column.as_dictionary_opt::<Int32Type>() else { return Ok(column) };
+    let Some(values) = labels.values().as_string_opt::<i32>() else { return Ok(column) };
+    let mut met = HashSet::with_capacity(values.len());
+    if values.iter().all(|value| met.insert(value)) {
+        return Ok(column);
+    }
+    cast(&cast(&column, values.data_type())?, column.data_type())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{DictionaryArray, Int32Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn labels_are_there_once_and_mean_the_same() {
+        let labels = |keys: Vec<Option<i32>>, values: Vec<&str>| -> ArrayRef {
+            let values = Arc::new(StringArray::from(values));
+            Arc::new(DictionaryArray::<Int32Type>::try_new(Int32Array::from(keys), values).unwrap())
+        };
+        let twice = labels(vec![Some(0), Some(1), None, Some(2)], vec!["get", "list", "get"]);
+        let once = distinct(twice.clone()).unwrap();
+        assert_eq!(once.data_type(), twice.data_type());
+        assert_eq!(once.as_dictionary::<Int32Type>().values().len(), 2);
+        assert_eq!(cast(&once, &DataType::Utf8).unwrap(), cast(&twice, &DataType::Utf8).unwrap());
+
+        let fine = labels(vec![Some(1), None], vec!["get", "list"]);
+        assert!(Arc::ptr_eq(&distinct(fine.clone()).unwrap(), &fine));
+    }
 }
