@@ -27,8 +27,8 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// How often the store is tidied.
 const MAINTENANCE: Duration = Duration::from_secs(60);
 
-const AFTER: &str = "SIGTERM and SIGINT drain: requests under way are answered, what was accepted is stored, within a deadline. A second
-signal leaves at once; nothing accepted is lost by that, since the journal has it.
+const AFTER: &str = "SIGTERM and SIGINT drain: requests under way are answered, what was accepted is stored. What the engine has not read 10
+seconds later stays in the journal for the next start. A second signal leaves at once; nothing accepted is lost by that.
 
 Exit codes: 0 drained after a signal, 1 failure, 2 bad usage or configuration.";
 

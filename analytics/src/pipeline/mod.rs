@@ -78,7 +78,7 @@ impl Pipeline {
         })
     }
 
-    /// Runs until the token is cancelled, then stores and commits what it holds. `on_finding` sees each finding once the
+    /// Runs until the token is cancelled, then reads on for a while, and stores and commits what it holds. `on_finding` sees each finding once the
     /// alert topic has it.
     pub async fn run(
         mut self,
@@ -91,19 +91,29 @@ impl Pipeline {
         tracing::info!(rules = self.engine.len(), journal = %self.journal.id(), "detection runs");
         let mut lag_checked = Instant::now();
         while !shutdown.is_cancelled() {
-            match consumer.poll(self.config.limits()).await? {
-                Polled::Records(records) => self.take(records).await?,
-                Polled::Assigned(_) => self.known_since = i64::MAX,
-                Polled::Revoking(_) => self.settle(consumer.as_mut()).await?,
-                Polled::Idle => {}
-            }
-            self.turn(consumer.as_mut()).await?;
+            self.step(consumer.as_mut()).await?;
             if lag_checked.elapsed() > Duration::from_secs(5) {
                 metrics::gauge!("vedette_journal_lag_records").set(consumer.lag().await? as f64);
                 lag_checked = Instant::now();
             }
         }
+        let deadline = Instant::now() + CATCH_UP;
+        while self.step(consumer.as_mut()).await? && Instant::now() < deadline {}
         self.settle(consumer.as_mut()).await
+    }
+
+    /// Deals with what one poll brings; false if that is nothing.
+    async fn step(&mut self, consumer: &mut dyn Consumer) -> Result<bool, PipelineError> {
+        let polled = consumer.poll(self.config.limits()).await?;
+        let idle = matches!(polled, Polled::Idle);
+        match polled {
+            Polled::Records(records) => self.take(records).await?,
+            Polled::Assigned(_) => self.known_since = i64::MAX,
+            Polled::Revoking(_) => self.settle(consumer).await?,
+            Polled::Idle => {}
+        }
+        self.turn(consumer).await?;
+        Ok(!idle)
     }
 
     /// Decodes and evaluates one delivery; its findings are durable in the alert topic when this returns.
@@ -224,6 +234,9 @@ impl Pipeline {
         Ok(consumer.commit(&positions).await?)
     }
 }
+
+/// How long the journal is read on after the signal to stop, so that what was accepted is stored. The journal keeps the rest.
+const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// Tables whose rows are derived from audit events.
 const DERIVED: [Table; 3] = [Table::Containers, Table::RoleRules, Table::RoleSubjects];
