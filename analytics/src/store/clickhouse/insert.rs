@@ -104,7 +104,7 @@ mod tests {
         let once = distinct(twice.clone()).unwrap();
         assert_eq!(once.data_type(), twice.data_type());
         assert_eq!(once.as_dictionary::<Int32Type>().values().len(), 2);
-        assert_eq!(cast(&once, &DataType::Utf8).unwrap(), cast(&twice, &DataType::Utf8).unwrap());
+        assert_eq!(&cast(&once, &DataType::Utf8).unwrap(), &cast(&twice, &DataType::Utf8).unwrap());
 
         let fine = labels(vec![Some(1), None], vec!["get", "list"]);
         assert!(Arc::ptr_eq(&distinct(fine.clone()).unwrap(), &fine));
