@@ -78,8 +78,8 @@ impl Pipeline {
         })
     }
 
-    /// Runs until the token is cancelled, then reads on for a while, and stores and commits what it holds. `on_finding` sees each finding once the
-    /// alert topic has it.
+    /// Runs until the token is cancelled, then reads on for a while, and stores and commits what it holds. `on_finding` sees
+    /// each finding once the alert topic has it.
     pub async fn run(
         mut self,
         shutdown: CancellationToken,
