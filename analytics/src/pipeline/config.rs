@@ -19,7 +19,8 @@ pub struct Config {
     pub batch_wait_ms: u64,
     /// Rows go to the store after this many seconds at the latest. Default 5.
     pub flush_seconds: u64,
-    /// Rows go to the store when they take this much memory. Default 96 MiB.
+    /// Rows go to the store when they take this much memory. Default 48 MiB; twice as much can be held,
+    /// while a flush is under way.
     pub flush_bytes: usize,
     /// Event ids remembered, to recognise an event that is delivered again. 16 bytes each, twice. Default 1,000,000.
     pub seen_events: usize,
@@ -38,7 +39,7 @@ impl Default for Config {
             batch_bytes: 32 << 20,
             batch_wait_ms: 200,
             flush_seconds: 5,
-            flush_bytes: 96 << 20,
+            flush_bytes: 48 << 20,
             seen_events: 1_000_000,
             seen_alerts: 100_000,
             seen_minutes: 10,

@@ -19,8 +19,13 @@ const SLICE_ROWS: usize = 4096;
 /// The order of rows within a file: queries name a cluster and a time.
 pub(super) const ORDER: [&str; 2] = ["cluster", "event_time"];
 
+/// Who reads a file holds a row group of it in memory, compressed, and so does who writes one. Housekeeping reads several
+/// files at a time.
 const ROW_GROUP_ROWS: usize = 128 << 10;
-const ROW_GROUP_BYTES: usize = 64 << 20;
+const ROW_GROUP_BYTES: usize = 8 << 20;
+
+/// Level of zstd for rows on their way in, which have to keep up with the stream. Merging compresses them better.
+pub(super) const FRESH_ZSTD_LEVEL: i32 = 1;
 
 /// How a table's files are encoded. Dictionaries and statistics are left out where every value differs.
 pub(super) fn properties(table: Table, zstd_level: i32) -> WriterProperties {

@@ -19,7 +19,7 @@ use super::read::day_of;
 use super::{Config, Lake, Slot, StoreError, merge};
 
 /// Files merged at a time: each is read through a buffer of its own.
-const MERGED_FILES: usize = 16;
+const MERGED_FILES: usize = 8;
 
 /// Time between two removals of files from a table's folder, which lists all of it.
 const VACUUM_EVERY: Duration = Duration::from_secs(3600);

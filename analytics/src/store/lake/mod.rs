@@ -38,15 +38,15 @@ pub struct Config {
     pub retention_days: u32,
     /// Days that alerts are kept.
     pub alerts_retention_days: u32,
-    /// Size that compaction aims at: larger files are left alone.
+    /// Size that compaction aims at: files beyond half of it are left alone. While it writes one, it holds it in memory.
     pub target_file_bytes: u64,
-    /// Small files of one size class that a day needs before they become one. At most 16 are merged at a time.
+    /// Small files of one size class that a day needs before they become one. At most 8 are merged at a time.
     pub compaction_files: usize,
     /// Commits between checkpoints.
     pub checkpoint_interval: u64,
     /// Hours that files stay after they left the table, for readers that still use them; at least 1.
     pub vacuum_after_hours: u32,
-    /// Level of zstd in data files.
+    /// Level of zstd in merged files. Fresh ones have level 1.
     pub zstd_level: i32,
     /// Seconds that a round of housekeeping may take.
     pub maintain_seconds: u64,
@@ -59,7 +59,7 @@ impl Default for Config {
             storage_options: BTreeMap::new(),
             retention_days: 90,
             alerts_retention_days: 400,
-            target_file_bytes: 128 << 20,
+            target_file_bytes: 64 << 20,
             compaction_files: 8,
             checkpoint_interval: 50,
             vacuum_after_hours: 2,

@@ -48,7 +48,7 @@ impl Writer {
 
     /// Encoding is work for a processor, so it leaves the threads that serve everybody.
     async fn write_files(&self, config: &Config, write: &Write) -> Result<Vec<Add>, StoreError> {
-        let properties = files::properties(write.table, config.zstd_level);
+        let properties = files::properties(write.table, files::FRESH_ZSTD_LEVEL.min(config.zstd_level));
         let files = Files::new(&self.delta, properties).map_err(|error| store_error(write.table, &error))?;
         let files = files.with_target(config.target_file_bytes);
         let batches = write.batches.clone();
