@@ -256,7 +256,8 @@ async fn maintain_makes_files_fewer_and_keeps_rows_positions_and_order() {
     assert_eq!(before, 12);
     let old_reader = lake.provider(Table::Audit).await.unwrap();
     lake.maintain().await.unwrap();
-    assert_eq!(files(folder.path(), Table::Audit).await, 1);
+    // Eight became one; the other four wait until they are eight.
+    assert_eq!(files(folder.path(), Table::Audit).await, 5);
     assert_eq!(count(&lake, Table::Audit).await, 120);
 
     // Who read before goes on reading: the files stay for a while.
