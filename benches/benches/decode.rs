@@ -14,6 +14,10 @@ use vedette_benches::Generator;
 use vedette_schemas::decode::AuditDecoder;
 use vedette_schemas::derive::derive;
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 const EVENTS: usize = 8_192;
 const RECEIVED_AT: i64 = 1_772_323_200_000_000;
 

@@ -10,6 +10,10 @@ use serde_json::value::RawValue;
 use vedette_benches::Generator;
 use vedette_ingest::split::{Options, Splitter};
 
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What an API server sends at most at once, by default.
 const EVENTS: usize = 400;
 
