@@ -172,7 +172,8 @@ impl<'a> Delivery<'a> {
     }
 
     fn record(&self, payload: Bytes, reason: Option<String>, received_at: i64) -> Record {
-        Record { cluster: Arc::clone(&self.cluster), source: self.sender.source, received_at, reason, payload }
+        let record = Record::new(Arc::clone(&self.cluster), self.sender.source, received_at, payload);
+        Record { reason, ..record }
     }
 
     /// Makes the batch durable.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use vedette_schemas::EventId;
 
 /// A stream of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +68,8 @@ impl Source {
 /// One record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
+    /// The event's identity. Whoever receives the event computes it, once.
+    pub id: EventId,
     /// The cluster it came from.
     pub cluster: Arc<str>,
     pub source: Source,
@@ -76,4 +79,12 @@ pub struct Record {
     pub reason: Option<String>,
     /// The event's own bytes, unchanged.
     pub payload: Bytes,
+}
+
+impl Record {
+    /// An event as it was received, with its identity.
+    pub fn new(cluster: Arc<str>, source: Source, received_at: i64, payload: Bytes) -> Self {
+        let id = EventId::of(&cluster, &payload);
+        Self { id, cluster, source, received_at, reason: None, payload }
+    }
 }

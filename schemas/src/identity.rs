@@ -10,11 +10,9 @@ pub struct EventId(pub u128);
 
 impl EventId {
     pub fn of(cluster: &str, event: &[u8]) -> Self {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(cluster.as_bytes());
-        hasher.update(&[0]);
-        hasher.update(event);
-        Self::from_hash(&hasher.finalize())
+        // In one piece: BLAKE3 then hashes several chunks side by side, which is worth more than the copy.
+        let whole = [cluster.as_bytes(), &[0], event].concat();
+        Self::from_hash(&blake3::hash(&whole))
     }
 
     /// An id over several parts, each closed by a zero byte, for records that Vedette itself makes.

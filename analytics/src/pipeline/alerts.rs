@@ -52,13 +52,8 @@ pub fn records(findings: &[Finding], batch: &RecordBatch) -> Result<Vec<Record>,
     let rows = crate::engine::json_rows(batch)?;
     let records = findings.iter().zip(rows).map(|(finding, mut row)| {
         row.insert("details".into(), finding.details.clone());
-        Record {
-            cluster: finding.cluster.as_str().into(),
-            source: Source::Vedette,
-            received_at: finding.raised_at,
-            reason: None,
-            payload: serde_json::Value::Object(row).to_string().into(),
-        }
+        let payload = serde_json::Value::Object(row).to_string().into();
+        Record::new(finding.cluster.as_str().into(), Source::Vedette, finding.raised_at, payload)
     });
     Ok(records.collect())
 }

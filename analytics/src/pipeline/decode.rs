@@ -44,12 +44,11 @@ fn decode_now(records: Vec<Delivered>) -> Decoded {
     let (mut audit, mut falco) = (AuditDecoder::with_capacity(records.len()), FalcoDecoder::new());
     let (mut audit_rows, mut falco_rows) = (Vec::new(), Vec::new());
     for Delivered { partition, record, .. } in records {
-        let Record { cluster, received_at, payload, .. } = &record;
+        let Record { id, cluster, received_at, payload, .. } = &record;
+        let row = (*id, cluster.clone());
         let result = match source(partition.topic) {
-            Some(Source::Falco) => {
-                falco.push(cluster, *received_at, payload).map(|id| falco_rows.push((id, cluster.clone())))
-            }
-            _ => audit.push(cluster, *received_at, payload).map(|id| audit_rows.push((id, cluster.clone()))),
+            Some(Source::Falco) => falco.push_as(*id, cluster, *received_at, payload).map(|()| falco_rows.push(row)),
+            _ => audit.push_as(*id, cluster, *received_at, payload).map(|()| audit_rows.push(row)),
         };
         if let Err(error) = result {
             decoded.dead.push(Record { reason: Some(error.to_string()), ..record });

@@ -28,8 +28,7 @@ async fn place(folder: &Path) -> (Arc<dyn Journal>, Arc<dyn Store>) {
 
 fn record(source: Source, payload: impl Into<Vec<u8>>) -> Record {
     let received_at = chrono::Utc::now().timestamp_micros();
-    let payload: Vec<u8> = payload.into();
-    Record { cluster: "prod".into(), source, received_at, reason: None, payload: payload.into() }
+    Record::new("prod".into(), source, received_at, payload.into().into())
 }
 
 fn generated(seed: u64, count: usize) -> Vec<Record> {

@@ -3,7 +3,7 @@
 //! ```text
 //! length u32 | crc32 u32 | format u8 | first offset u64 | synced offset u64 | count u32 | records' size u32
 //!         | records, compressed by zstd
-//! record: received_at i64 | source u8 | cluster length u32 | reason length u32 (all ones: none) | payload length u32
+//! record: id u128 | received_at i64 | source u8 | cluster length u32 | reason length u32 (all ones: none) | payload length u32
 //!         | cluster | reason | payload
 //! ```
 //! Integers are little-endian, `length` counts what follows the checksum, and the checksum covers the same, as it is
@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use crc32fast::Hasher;
+use vedette_schemas::EventId;
 
 use crate::record::{Record, Source};
 
@@ -27,7 +28,7 @@ pub const HEADER: usize = 33;
 pub const MAX_RECORD: usize = 64 << 20;
 const CHECKSUMMED_FROM: usize = 8;
 const NO_REASON: u32 = u32::MAX;
-const RECORD_HEADER: usize = 21;
+const RECORD_HEADER: usize = 37;
 /// A frame is closed once its records have this size, so that a reader unpacks little at a time.
 const FULL_FRAME: usize = 1 << 20;
 const MAX_RECORDS_SIZE: usize = FULL_FRAME + MAX_RECORD;
@@ -140,6 +141,7 @@ fn length(length: usize) -> io::Result<u32> {
 }
 
 fn put_record(bytes: &mut Vec<u8>, record: &Record) -> io::Result<()> {
+    bytes.put_u128_le(record.id.0);
     bytes.put_i64_le(record.received_at);
     bytes.put_u8(match record.source {
         Source::Audit => 0,
@@ -221,6 +223,7 @@ fn take_record(frame: &mut Bytes, cluster: &mut Arc<str>) -> Option<Record> {
     if frame.len() < RECORD_HEADER {
         return None;
     }
+    let id = EventId(frame.get_u128_le());
     let received_at = frame.get_i64_le();
     let source = match frame.get_u8() {
         0 => Source::Audit,
@@ -238,7 +241,7 @@ fn take_record(frame: &mut Bytes, cluster: &mut Arc<str>) -> Option<Record> {
         length => Some(String::from_utf8(take(frame, length)?.to_vec()).ok()?),
     };
     let payload = take(frame, payload_length)?;
-    Some(Record { cluster: cluster.clone(), source, received_at, reason, payload })
+    Some(Record { id, cluster: cluster.clone(), source, received_at, reason, payload })
 }
 
 fn take(frame: &mut Bytes, length: u32) -> Option<Bytes> {
@@ -255,12 +258,9 @@ mod tests {
     fn record() -> impl Strategy<Value = Record> {
         let source = prop_oneof![Just(Source::Audit), Just(Source::Falco), Just(Source::Vedette)];
         (".{0,8}", source, any::<i64>(), proptest::option::of(".{0,20}"), proptest::collection::vec(any::<u8>(), 0..99))
-            .prop_map(|(cluster, source, received_at, reason, payload)| Record {
-                cluster: cluster.into(),
-                source,
-                received_at,
-                reason,
-                payload: payload.into(),
+            .prop_map(|(cluster, source, received_at, reason, payload)| {
+                let record = Record::new(cluster.into(), source, received_at, payload.into());
+                Record { reason, ..record }
             })
     }
 
@@ -272,8 +272,7 @@ mod tests {
     }
 
     fn with_payload(payload: Vec<u8>) -> Record {
-        let payload = Bytes::from(payload);
-        Record { cluster: "c".into(), source: Source::Audit, received_at: payload.len() as i64, reason: None, payload }
+        Record::new("c".into(), Source::Audit, payload.len() as i64, payload.into())
     }
 
     proptest! {

@@ -19,7 +19,7 @@ const OVERHEAD: usize = 512;
 
 /// The event's identity, so that a second delivery of it lands in the same partition.
 pub(super) fn key(record: &Record) -> [u8; 16] {
-    EventId::of(&record.cluster, &record.payload).0.to_be_bytes()
+    record.id.0.to_be_bytes()
 }
 
 /// An upper bound of the message's size before compression.
@@ -42,6 +42,7 @@ pub(super) fn encode<'a>(topic: &'a str, key: &'a [u8; 16], record: &'a Record) 
 /// The record of a message. What another producer left out is filled in, for its event is still an event.
 pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
     let mut record = Record {
+        id: EventId(0),
         cluster: Arc::from("unknown"),
         source: match topic {
             Topic::Audit | Topic::DeadLetters => Source::Audit,
@@ -52,15 +53,23 @@ pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
         reason: None,
         payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
     };
+    let mut ours = false;
     for header in message.headers().into_iter().flat_map(Headers::iter) {
         let Some(text) = header.value.and_then(|value| std::str::from_utf8(value).ok()) else { continue };
         match header.key {
             CLUSTER => record.cluster = Arc::from(text),
-            SOURCE => record.source = Source::parse(text).unwrap_or(record.source),
+            SOURCE => {
+                ours = true;
+                record.source = Source::parse(text).unwrap_or(record.source);
+            }
             RECEIVED_AT => record.received_at = text.parse().unwrap_or(record.received_at),
             REASON => record.reason = Some(text.to_owned()),
             _ => {}
         }
     }
+    // Another producer's key may be anything.
+    let key = message.key().filter(|_| ours).and_then(|key| <[u8; 16]>::try_from(key).ok());
+    record.id =
+        key.map_or_else(|| EventId::of(&record.cluster, &record.payload), |key| EventId(u128::from_be_bytes(key)));
     record
 }

@@ -181,13 +181,7 @@ mod tests {
     }
 
     fn records(numbers: std::ops::Range<i64>) -> Vec<Record> {
-        let record = |number: i64| Record {
-            cluster: "c".into(),
-            source: Source::Audit,
-            received_at: number,
-            reason: None,
-            payload: number.to_string().into(),
-        };
+        let record = |number: i64| Record::new("c".into(), Source::Audit, number, number.to_string().into());
         numbers.map(record).collect()
     }
 

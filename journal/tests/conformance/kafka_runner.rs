@@ -7,8 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use vedette_journal::kafka::{Config, MAX_MESSAGE_BYTES};
 use vedette_journal::{Consumer, Journal, JournalError, Limits, Polled, Record, Topic};
+use vedette_schemas::EventId;
 
 use crate::suite::{self, Place, ROOMY, after, contents, read, record, records};
 
@@ -73,6 +76,26 @@ async fn large_events_and_reasons_come_back_and_too_large_ones_are_named() {
     let error = journal.append(Topic::DeadLetters, vec![record(4), too_large]).await.unwrap_err();
     assert!(matches!(error, JournalError::TooLarge { limit: MAX_MESSAGE_BYTES, .. }), "{error}");
     assert_eq!(consumer.lag().await.unwrap(), 0, "nothing of a refused append is written");
+}
+
+#[tokio::test]
+async fn another_producers_messages_are_events_with_their_own_identity() {
+    let Some(brokers) = brokers() else { return };
+    let place = Prefix::new(&brokers, 1);
+    let journal = place.open().await;
+    let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
+    let topic = format!("{}{}", place.0.topic_prefix, Topic::Audit);
+    let mut consumer = journal.subscribe("foreign", &[Topic::Audit]).await.unwrap();
+    for event in ["{\"verb\":\"get\"}", "{\"verb\":\"list\"}"] {
+        // As long as an identity, and the same twice.
+        let message = FutureRecord::to(&topic).key("kube-system/etcd").payload(event);
+        producer.send(message, Duration::from_secs(10)).await.unwrap();
+    }
+    let found = read(&mut *consumer, 2, ROOMY).await;
+    for one in &found {
+        assert_eq!(one.record.id, EventId::of("unknown", &one.record.payload));
+    }
+    assert_ne!(found[0].record.id, found[1].record.id);
 }
 
 /// Polls once, and commits what comes, as a stage does: also while its partitions are taken away.

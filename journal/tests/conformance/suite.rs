@@ -30,13 +30,12 @@ pub async fn run_all<P: Place>(make: impl Fn() -> P) {
 }
 
 pub fn record(number: usize) -> Record {
-    Record {
-        cluster: format!("cluster-{}", number % 3).into(),
-        source: [Source::Audit, Source::Falco, Source::Vedette][number % 3],
-        received_at: 1_700_000_000_000_000 + number as i64,
-        reason: None,
-        payload: format!("{{\"number\":{number}}}").into(),
-    }
+    Record::new(
+        format!("cluster-{}", number % 3).into(),
+        [Source::Audit, Source::Falco, Source::Vedette][number % 3],
+        1_700_000_000_000_000 + number as i64,
+        format!("{{\"number\":{number}}}").into(),
+    )
 }
 
 pub fn records(numbers: std::ops::Range<usize>) -> Vec<Record> {

@@ -102,9 +102,15 @@ impl AuditDecoder {
         Self(Decoder::new(&LAYOUT, rows))
     }
 
-    /// Appends one event. On error nothing is appended.
+    /// Appends one event as it was received, and gives it its identity. On error nothing is appended.
     pub fn push(&mut self, cluster: &str, received_at: i64, payload: &[u8]) -> Result<EventId, DecodeError> {
-        self.0.push(cluster, received_at, payload, DecodeError::NotAudit, |row| {
+        let id = EventId::of(cluster, payload);
+        self.push_as(id, cluster, received_at, payload).map(|()| id)
+    }
+
+    /// Appends one event whose identity is known. On error nothing is appended.
+    pub fn push_as(&mut self, id: EventId, cluster: &str, received_at: i64, payload: &[u8]) -> Result<(), DecodeError> {
+        self.0.push(id, cluster, received_at, payload, DecodeError::NotAudit, |row| {
             row.copy_last(SOURCE_IPS, SOURCE_IP);
             // Go's zero time says that a time is unset.
             let set = |micros: &i64| *micros != time::ZERO;

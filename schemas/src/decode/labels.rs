@@ -19,7 +19,7 @@ pub struct Labels {
     /// Hash and number of each text; a number below zero is an empty slot.
     slots: Vec<(u64, i32)>,
     ends: Vec<usize>,
-    text: String,
+    text: Vec<u8>,
     keys: Vec<Option<i32>>,
 }
 
@@ -29,7 +29,7 @@ impl Labels {
             seed: RandomState::new().hash_one(0u8),
             slots: vec![(0, -1); FIRST_SLOTS],
             ends: Vec::new(),
-            text: String::new(),
+            text: Vec::new(),
             keys: Vec::with_capacity(rows),
         }
     }
@@ -42,7 +42,8 @@ impl Labels {
     pub fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let mut values = StringBuilder::with_capacity(self.ends.len(), self.text.len());
         for number in 0..self.ends.len() {
-            values.append_value(self.label(number));
+            // Whole texts were put in.
+            values.append_value(String::from_utf8_lossy(self.label(number)));
         }
         let keys = Int32Array::from_iter(self.keys.drain(..));
         self.slots.clear();
@@ -61,7 +62,7 @@ impl Labels {
             if number < 0 {
                 return self.enter(slot, hash, label);
             }
-            if other == hash && self.label(number as usize) == label {
+            if other == hash && self.label(number as usize) == label.as_bytes() {
                 return number;
             }
         }
@@ -70,7 +71,7 @@ impl Labels {
 
     fn enter(&mut self, slot: usize, hash: u64, label: &str) -> i32 {
         let number = i32::try_from(self.ends.len()).unwrap_or(i32::MAX);
-        self.text.push_str(label);
+        self.text.extend_from_slice(label.as_bytes());
         self.ends.push(self.text.len());
         self.slots[slot] = (hash, number);
         if self.ends.len() * 2 > self.slots.len() {
@@ -93,7 +94,7 @@ impl Labels {
         }
     }
 
-    fn label(&self, number: usize) -> &str {
+    fn label(&self, number: usize) -> &[u8] {
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.text[start..self.ends[number]]
     }

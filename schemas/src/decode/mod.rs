@@ -3,6 +3,7 @@
 mod audit;
 mod builders;
 mod falco;
+mod index;
 mod labels;
 pub(crate) mod layout;
 pub(crate) mod rest;
@@ -16,7 +17,6 @@ use arrow::array::RecordBatch;
 
 use self::builders::Columns;
 use self::layout::Layout;
-use self::rest::Rest;
 use self::row::{Row, Value};
 use self::scan::{Malformed, Scanner};
 use crate::identity::EventId;
@@ -58,32 +58,35 @@ struct Decoder {
     layout: &'static Layout,
     columns: Columns,
     /// Kept from event to event for their memory.
-    rest: Rest,
-    stack: Vec<u8>,
+    row: row::Scratch,
+    scan: scan::Scratch,
 }
 
 impl Decoder {
     fn new(layout: &'static Layout, rows: usize) -> Self {
-        Self { layout, columns: Columns::new(layout.table, rows), rest: Rest::default(), stack: Vec::new() }
+        Self { layout, columns: Columns::new(layout.table, rows), row: Default::default(), scan: Default::default() }
     }
 
     /// `complete` fills the columns that follow from others and returns the event's own time.
     fn push(
         &mut self,
+        id: EventId,
         cluster: &str,
         received_at: i64,
         payload: &[u8],
         stranger: DecodeError,
         complete: impl FnOnce(&mut Row<'_>) -> Option<i64>,
-    ) -> Result<EventId, DecodeError> {
-        let text = std::str::from_utf8(payload).map_err(|e| DecodeError::Utf8 { at: e.valid_up_to() })?;
+    ) -> Result<(), DecodeError> {
+        let text = simdutf8::basic::from_utf8(payload).or_else(|_| {
+            // Says where, which the fast check can't.
+            std::str::from_utf8(payload).map_err(|e| DecodeError::Utf8 { at: e.valid_up_to() })
+        })?;
         let mut row = self.read(text, stranger)?;
         let event_time = complete(&mut row).unwrap_or(received_at);
         let Row { scanner, mut values, elements, mut rest, whole, .. } = row;
         if whole {
             rest.keep_whole(text.trim_matches([' ', '\n', '\r', '\t']));
         }
-        let id = EventId::of(cluster, payload);
         let hex = id.hex();
         values[EVENT_ID] = Value::Text(String::from_utf8_lossy(&hex));
         values[CLUSTER] = Value::Text(Cow::Borrowed(cluster));
@@ -92,16 +95,15 @@ impl Decoder {
         values[EVENT_TIME] = Value::Int(event_time);
         values[self.layout.rest] = rest.finish().map_or(Value::Null, |rest| Value::Text(Cow::Borrowed(rest)));
         self.columns.append(&values, &elements);
-        drop(values);
-        self.rest = rest;
-        self.stack = scanner.into_stack();
-        Ok(id)
+        self.row = row::Scratch { values: row::emptied(values), elements: row::emptied(elements), rest };
+        self.scan = scanner.into_scratch();
+        Ok(())
     }
 
     fn read<'a>(&mut self, text: &'a str, stranger: DecodeError) -> Result<Row<'a>, DecodeError> {
-        let scanner = Scanner::with_stack(text, std::mem::take(&mut self.stack));
+        let scanner = Scanner::new(text, std::mem::take(&mut self.scan))?;
         let columns = self.layout.table.columns().len();
-        let mut row = Row::new(scanner, columns, std::mem::take(&mut self.rest));
+        let mut row = Row::new(scanner, columns, std::mem::take(&mut self.row));
         if row.scanner.peek() != b'{' {
             row.scanner.value()?;
             row.scanner.end()?;

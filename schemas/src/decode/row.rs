@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use super::layout::{Field, Shape};
 use super::rest::{Rest, WHOLE};
-use super::scan::{Malformed, Scanner, unescape};
+use super::scan::{Malformed, Scanner};
 use super::time;
 
 /// Unknown fields of one object that are told apart. An object with more of them keeps the event whole.
@@ -18,6 +18,14 @@ pub enum Value<'a> {
     /// A range of `Row::elements`.
     List(usize, usize),
     Int(i64),
+}
+
+/// What rows pass on from one to the next, for its memory.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub values: Vec<Value<'static>>,
+    pub elements: Vec<Cow<'static, str>>,
+    pub rest: Rest,
 }
 
 /// The values of a row, and what has no column.
@@ -36,10 +44,12 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    pub fn new(scanner: Scanner<'a>, columns: usize, mut rest: Rest) -> Self {
+    pub fn new(scanner: Scanner<'a>, columns: usize, scratch: Scratch) -> Self {
+        let Scratch { values, elements, mut rest } = scratch;
         rest.clear();
-        let values = vec![Value::Null; columns];
-        Self { scanner, values, elements: Vec::new(), rest, moment: None, copied_moment: None, whole: false }
+        let (mut values, elements) = (emptied(values), emptied(elements));
+        values.resize(columns, Value::Null);
+        Self { scanner, values, elements, rest, moment: None, copied_moment: None, whole: false }
     }
 
     pub fn time(&self, column: usize) -> Option<i64> {
@@ -65,8 +75,7 @@ impl<'a> Row<'a> {
         let mut next = self.scanner.first_key()?;
         let empty = next.is_none();
         while let Some(key) = next {
-            let (name, _) = unescape(key, self.scanner.escaped);
-            match find(fields, &name, expected) {
+            match self.find(fields, key, expected) {
                 Some(place) => {
                     if seen & (1 << place) != 0 {
                         self.whole = true;
@@ -79,6 +88,7 @@ impl<'a> Row<'a> {
                 None => {
                     let value = self.scanner.value()?;
                     self.rest.put(key, value);
+                    let (name, _) = self.scanner.unescape(key);
                     self.whole |= name == WHOLE || unknown.len() >= MOST_UNKNOWN || unknown.contains(&name);
                     if !self.whole {
                         unknown.push(name);
@@ -135,9 +145,8 @@ impl<'a> Row<'a> {
         let mut next = self.scanner.first_key()?;
         let mut expected = 0;
         while let Some(key) = next {
-            let (name, _) = unescape(key, self.scanner.escaped);
             let raw = self.scanner.value()?;
-            if let Some(place) = find(fields, &name, expected) {
+            if let Some(place) = self.find(fields, key, expected) {
                 self.forget(&fields[place]);
                 self.take(&fields[place], raw);
                 expected = place + 1;
@@ -157,7 +166,7 @@ impl<'a> Row<'a> {
         while more {
             let raw = self.scanner.value()?;
             if raw.starts_with('"') {
-                let (text, same) = unescape(raw, self.scanner.escaped);
+                let (text, same) = self.scanner.unescape(raw);
                 self.elements.push(text);
                 exact &= same;
             } else {
@@ -169,9 +178,19 @@ impl<'a> Row<'a> {
         Ok(exact)
     }
 
+    /// The field that a key, given with its quotes, names.
+    fn find(&self, fields: &[Field], key: &'a str, expected: usize) -> Option<usize> {
+        let plain = key.get(1..key.len() - 1).and_then(|name| find(fields, name, expected));
+        // Nobody writes a field's name with escapes, but JSON allows it.
+        plain.or_else(|| match self.scanner.unescape(key).0 {
+            Cow::Owned(name) => find(fields, &name, expected),
+            Cow::Borrowed(_) => None,
+        })
+    }
+
     /// Puts the value read last into its column. False if the column can't tell it exactly.
     fn take(&mut self, field: &Field, raw: &'a str) -> bool {
-        let text = || raw.starts_with('"').then(|| unescape(raw, self.scanner.escaped));
+        let text = || raw.starts_with('"').then(|| self.scanner.unescape(raw));
         let (value, exact) = match field.shape {
             Shape::Text => match text() {
                 Some((text, exact)) => (Value::Text(text), exact),
@@ -187,7 +206,7 @@ impl<'a> Row<'a> {
             Shape::Time => {
                 let Some((text, _)) = text() else { return false };
                 let Some(micros) = time::parse(&text) else { return false };
-                (Value::Int(micros), time::format(micros).is_some_and(|canonical| canonical == text.as_bytes()))
+                (Value::Int(micros), time::is_canonical(&text))
             }
             Shape::Int32 => match raw.parse::<i32>() {
                 Ok(number) => (Value::Int(i64::from(number)), raw != "-0"),
@@ -210,6 +229,12 @@ impl<'a> Row<'a> {
         self.values[field.column] = value;
         exact
     }
+}
+
+/// The same vector, emptied, for values of another lifetime: what is collected in place keeps its memory.
+pub fn emptied<A, B>(mut values: Vec<A>) -> Vec<B> {
+    values.clear();
+    values.into_iter().filter_map(|_| None).collect()
 }
 
 /// The field of that name. Senders keep their order, so the search starts where the field before ended.

@@ -1,6 +1,8 @@
-//! A validating JSON scanner: it walks a text once, hands out values as slices of it, and never recurses.
+//! A validating JSON scanner: it walks a text's tokens once, hands out values as slices of it, and never recurses.
 
 use std::borrow::Cow;
+
+use super::index::Index;
 
 /// Deepest nesting taken. An API server's own parser stops at 10,000, and a body sits two levels down an event.
 pub const MAX_DEPTH: usize = 10_016;
@@ -14,49 +16,64 @@ pub struct Malformed {
 
 type Scan<T> = Result<T, Malformed>;
 
-/// A position in a JSON text.
-pub struct Scanner<'a> {
-    text: &'a str,
-    at: usize,
-    /// Whether the string read last holds escapes.
-    pub escaped: bool,
+/// What scanners pass on from text to text, for its memory.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    index: Index,
     /// Closing brackets awaited by the value being skipped.
     open: Vec<u8>,
 }
 
+/// A position in a JSON text.
+pub struct Scanner<'a> {
+    text: &'a str,
+    scratch: Scratch,
+    /// The token at hand.
+    next: usize,
+    /// Where the token before it ends.
+    end: usize,
+}
+
 impl<'a> Scanner<'a> {
-    /// `open` is the stack that an earlier scanner gave back, or a new one.
-    pub fn with_stack(text: &'a str, mut open: Vec<u8>) -> Self {
-        open.clear();
-        Self { text, at: 0, escaped: false, open }
+    /// `scratch` is what an earlier scanner gave back, or new.
+    pub fn new(text: &'a str, mut scratch: Scratch) -> Scan<Self> {
+        scratch.index.fill(text)?;
+        scratch.open.clear();
+        Ok(Self { text, scratch, next: 0, end: 0 })
     }
 
-    pub fn into_stack(self) -> Vec<u8> {
-        self.open
+    pub fn into_scratch(self) -> Scratch {
+        self.scratch
     }
 
-    /// The next byte that is not white space; 0 at the end.
-    pub fn peek(&mut self) -> u8 {
-        while matches!(self.byte(), b' ' | b'\n' | b'\r' | b'\t') {
-            self.at += 1;
-        }
-        self.byte()
+    /// The token at hand; 0 at the end.
+    pub fn peek(&self) -> u8 {
+        self.text.as_bytes().get(self.position()).copied().unwrap_or(0)
     }
 
+    /// Where the token at hand begins.
     pub fn position(&self) -> usize {
-        self.at
+        self.scratch.index.tokens().get(self.next).map_or(self.text.len(), |at| *at as usize)
     }
 
-    /// The text from `start` to here.
+    /// The text from `start` to the end of what was read last.
     pub fn since(&self, start: usize) -> &'a str {
-        self.text.get(start..self.at).unwrap_or_default()
+        self.text.get(start..self.end).unwrap_or_default()
+    }
+
+    /// What a string of this text means, given as it stands with its quotes, and whether that is exact.
+    pub fn unescape(&self, raw: &'a str) -> (Cow<'a, str>, bool) {
+        let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
+        let start = raw.as_ptr().addr().wrapping_sub(self.text.as_ptr().addr());
+        let escaped = self.scratch.index.escaped(start, start + raw.len());
+        if escaped { unescape(inner) } else { (Cow::Borrowed(inner), true) }
     }
 
     /// Enters the object at hand: its first key with its quotes, or `None` if it is empty.
     pub fn first_key(&mut self) -> Scan<Option<&'a str>> {
         self.expect(b'{', "expected an object")?;
         if self.peek() == b'}' {
-            self.at += 1;
+            self.step();
             return Ok(None);
         }
         self.key().map(Some)
@@ -66,11 +83,11 @@ impl<'a> Scanner<'a> {
     pub fn next_key(&mut self) -> Scan<Option<&'a str>> {
         match self.peek() {
             b',' => {
-                self.at += 1;
+                self.step();
                 self.key().map(Some)
             }
             b'}' => {
-                self.at += 1;
+                self.step();
                 Ok(None)
             }
             _ => self.fail("expected , or }"),
@@ -80,9 +97,11 @@ impl<'a> Scanner<'a> {
     /// Enters the array at hand: whether it has an element.
     pub fn first_element(&mut self) -> Scan<bool> {
         self.expect(b'[', "expected an array")?;
-        let any = self.peek() != b']';
-        self.at += usize::from(!any);
-        Ok(any)
+        let empty = self.peek() == b']';
+        if empty {
+            self.step();
+        }
+        Ok(!empty)
     }
 
     /// After an element: whether another one follows.
@@ -92,14 +111,13 @@ impl<'a> Scanner<'a> {
             b']' => false,
             _ => return self.fail("expected , or ]"),
         };
-        self.at += 1;
+        self.step();
         Ok(more)
     }
 
     /// The value at hand as text, checked to the end of it.
     pub fn value(&mut self) -> Scan<&'a str> {
-        self.peek();
-        let start = self.at;
+        let start = self.position();
         loop {
             if self.enter()? {
                 continue;
@@ -112,31 +130,26 @@ impl<'a> Scanner<'a> {
 
     /// Nothing but white space may follow.
     pub fn end(&mut self) -> Scan<()> {
-        self.peek();
-        if self.at == self.text.len() { Ok(()) } else { self.fail("trailing characters") }
+        if self.position() == self.text.len() { Ok(()) } else { self.fail("trailing characters") }
     }
 
     /// Reads a scalar or an opening bracket; true if a value must follow.
     fn enter(&mut self) -> Scan<bool> {
         match self.peek() {
-            b'"' => self.string()?,
+            b'"' => self.string(),
             b'{' => return self.open(b'}'),
             b'[' => return self.open(b']'),
-            b't' => self.literal("true")?,
-            b'f' => self.literal("false")?,
-            b'n' => self.literal("null")?,
-            b'-' | b'0'..=b'9' => self.number()?,
-            _ => return self.fail("expected a value"),
+            _ => self.scalar()?,
         }
         Ok(false)
     }
 
     /// After a value: closes what ends here; true if another value must follow.
     fn leave(&mut self) -> Scan<bool> {
-        while let Some(&closer) = self.open.last() {
+        while let Some(&closer) = self.scratch.open.last() {
             let byte = self.peek();
             if byte == b',' {
-                self.at += 1;
+                self.step();
                 if closer == b'}' {
                     self.key()?;
                 }
@@ -145,22 +158,22 @@ impl<'a> Scanner<'a> {
             if byte != closer {
                 return self.fail("expected , or a closing bracket");
             }
-            self.at += 1;
-            self.open.pop();
+            self.step();
+            self.scratch.open.pop();
         }
         Ok(false)
     }
 
     fn open(&mut self, closer: u8) -> Scan<bool> {
-        self.at += 1;
+        self.step();
         if self.peek() == closer {
-            self.at += 1;
+            self.step();
             return Ok(false);
         }
-        if self.open.len() >= MAX_DEPTH {
+        if self.scratch.open.len() >= MAX_DEPTH {
             return self.fail("nested too deeply");
         }
-        self.open.push(closer);
+        self.scratch.open.push(closer);
         if closer == b'}' {
             self.key()?;
         }
@@ -171,74 +184,38 @@ impl<'a> Scanner<'a> {
         if self.peek() != b'"' {
             return self.fail("expected a key");
         }
-        let start = self.at;
-        self.string()?;
+        let start = self.position();
+        self.string();
         let key = self.since(start);
         self.expect(b':', "expected :")?;
         Ok(key)
     }
 
-    fn string(&mut self) -> Scan<()> {
-        self.at += 1;
-        self.escaped = false;
-        loop {
-            self.at = plain_end(self.text.as_bytes(), self.at);
-            match self.byte() {
-                b'"' => break,
-                b'\\' => self.escape()?,
-                _ if self.at >= self.text.len() => return self.fail("string without an end"),
-                _ => return self.fail("control character in a string"),
-            }
-        }
-        self.at += 1;
-        Ok(())
+    /// The index has checked what stands between the quotes, and that there are two.
+    fn string(&mut self) {
+        self.next += 1;
+        self.step();
     }
 
-    fn escape(&mut self) -> Scan<()> {
-        self.escaped = true;
-        let length = match self.text.as_bytes().get(self.at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
-            Some(b'u') if hex4(self.text, self.at + 2).is_some() => 6,
-            _ => return self.fail("invalid escape"),
+    fn scalar(&mut self) -> Scan<()> {
+        let start = self.position();
+        let bytes = self.text.as_bytes().get(start..).unwrap_or_default();
+        let length = match bytes.first() {
+            Some(b't') => literal(bytes, b"true"),
+            Some(b'f') => literal(bytes, b"false"),
+            Some(b'n') => literal(bytes, b"null"),
+            Some(b'-' | b'0'..=b'9') => number(bytes),
+            _ => None,
         };
-        self.at += length;
-        Ok(())
-    }
-
-    fn number(&mut self) -> Scan<()> {
-        self.at += usize::from(self.byte() == b'-');
-        if self.byte() == b'0' {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.byte() == b'.' {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.byte(), b'e' | b'E') {
-            self.at += 1;
-            self.at += usize::from(matches!(self.byte(), b'+' | b'-'));
-            self.digits()?;
-        }
-        Ok(())
-    }
-
-    fn digits(&mut self) -> Scan<()> {
-        if !self.byte().is_ascii_digit() {
-            return self.fail("expected a digit");
-        }
-        while self.byte().is_ascii_digit() {
-            self.at += 1;
-        }
-        Ok(())
-    }
-
-    fn literal(&mut self, word: &str) -> Scan<()> {
-        if !self.text.as_bytes()[self.at..].starts_with(word.as_bytes()) {
-            return self.fail("expected a value");
-        }
-        self.at += word.len();
+        let ends = |length: &usize| {
+            matches!(
+                bytes.get(*length),
+                None | Some(b' ' | b'\t' | b'\n' | b'\r' | b',' | b'}' | b']' | b':' | b'{' | b'[' | b'"')
+            )
+        };
+        let Some(length) = length.filter(ends) else { return self.fail("expected a value") };
+        self.next += 1;
+        self.end = start + length;
         Ok(())
     }
 
@@ -246,61 +223,67 @@ impl<'a> Scanner<'a> {
         if self.peek() != byte {
             return self.fail(reason);
         }
-        self.at += 1;
+        self.step();
         Ok(())
     }
 
-    fn byte(&self) -> u8 {
-        self.text.as_bytes().get(self.at).copied().unwrap_or(0)
+    /// Past a token of one byte.
+    fn step(&mut self) {
+        self.end = self.position() + 1;
+        self.next += 1;
     }
 
     fn fail<T>(&self, reason: &'static str) -> Scan<T> {
-        let reason = if self.at >= self.text.len() { "unexpected end" } else { reason };
-        Err(Malformed { at: self.at, reason })
+        let at = self.position();
+        let reason = if at >= self.text.len() { "unexpected end" } else { reason };
+        Err(Malformed { at, reason })
     }
 }
 
-/// The first quote, backslash or control character from `at` on, eight bytes at a time.
-fn plain_end(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES * 0x80;
-    let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word;
-    while let Some(chunk) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*chunk);
-        let quotes = zero_bytes(word ^ (ONES * u64::from(b'"')));
-        let backslashes = zero_bytes(word ^ (ONES * u64::from(b'\\')));
-        let controls = word.wrapping_sub(ONES * 0x20) & !word;
-        let stops = (quotes | backslashes | controls) & HIGHS;
-        if stops != 0 {
-            return at + (stops.trailing_zeros() / 8) as usize;
+fn literal(bytes: &[u8], word: &[u8]) -> Option<usize> {
+    bytes.starts_with(word).then_some(word.len())
+}
+
+/// The length of the number that the bytes begin with.
+fn number(bytes: &[u8]) -> Option<usize> {
+    let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
+    let digits = |from: usize| {
+        let mut at = from;
+        while byte(at).is_ascii_digit() {
+            at += 1;
         }
-        at += 8;
+        (at > from).then_some(at)
+    };
+    let start = usize::from(byte(0) == b'-');
+    let mut at = if byte(start) == b'0' { start + 1 } else { digits(start)? };
+    if byte(at) == b'.' {
+        at = digits(at + 1)?;
     }
-    let plain = |byte: &u8| *byte >= 0x20 && *byte != b'"' && *byte != b'\\';
-    at + bytes.get(at..).unwrap_or_default().iter().take_while(|byte| plain(byte)).count()
+    if matches!(byte(at), b'e' | b'E') {
+        at = digits(at + 1 + usize::from(matches!(byte(at + 1), b'+' | b'-')))?;
+    }
+    Some(at)
 }
 
-fn hex4(text: &str, at: usize) -> Option<u32> {
+pub fn hex4(text: &str, at: usize) -> Option<u32> {
     let digits = text.get(at..at + 4)?;
     let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
     plain.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
 }
 
-/// The text of a checked JSON string given with its quotes, and whether it is exact: half a surrogate pair becomes U+FFFD.
-pub fn unescape(raw: &str, escaped: bool) -> (Cow<'_, str>, bool) {
-    let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
-    if !escaped {
-        return (Cow::Borrowed(inner), true);
-    }
+/// The text of a checked JSON string without its quotes, and whether it is exact: half a surrogate pair becomes U+FFFD.
+fn unescape(inner: &str) -> (Cow<'_, str>, bool) {
+    let Some(mut at) = memchr::memchr(b'\\', inner.as_bytes()) else { return (Cow::Borrowed(inner), true) };
     let mut out = String::with_capacity(inner.len());
-    let mut exact = true;
-    let mut left = inner;
-    while let Some(at) = memchr::memchr(b'\\', left.as_bytes()) {
+    let (mut left, mut exact) = (inner, true);
+    loop {
         out.push_str(&left[..at]);
         let (character, length) = escape_at(left, at);
         exact &= character.is_some();
         out.push(character.unwrap_or(char::REPLACEMENT_CHARACTER));
         left = left.get(at + length..).unwrap_or_default();
+        let Some(next) = memchr::memchr(b'\\', left.as_bytes()) else { break };
+        at = next;
     }
     out.push_str(left);
     (Cow::Owned(out), exact)
@@ -338,7 +321,7 @@ mod tests {
     use super::*;
 
     fn scan(text: &str) -> Scan<()> {
-        let mut scanner = Scanner::with_stack(text, Vec::new());
+        let mut scanner = Scanner::new(text, Scratch::default())?;
         scanner.value()?;
         scanner.end()
     }
@@ -417,13 +400,13 @@ mod tests {
     fn unescapes_as_serde_json_does() {
         for raw in [r#""a\u00e9\n\"\\\/b""#, r#""\ud83d\ude00x""#, r#""\b\f\r\t\u0000""#] {
             let expected: String = serde_json::from_str(raw).unwrap();
-            assert_eq!(unescape(raw, true), (Cow::Owned(expected), true));
+            assert_eq!(unescape(&raw[1..raw.len() - 1]), (Cow::Owned(expected), true));
         }
-        for raw in [r#""\ud83d""#, r#""\ude00""#] {
-            assert_eq!(unescape(raw, true), (Cow::Borrowed("\u{fffd}"), false));
+        for half in [r"\ud83d", r"\ude00"] {
+            assert_eq!(unescape(half), (Cow::Borrowed("\u{fffd}"), false));
         }
-        assert_eq!(unescape(r#""\ud83d\u0041""#, true), (Cow::Borrowed("\u{fffd}A"), false));
-        assert_eq!(unescape(r#""\ud83dé""#, true), (Cow::Borrowed("\u{fffd}é"), false));
+        assert_eq!(unescape(r"\ud83d\u0041"), (Cow::Borrowed("\u{fffd}A"), false));
+        assert_eq!(unescape(r"\ud83dé"), (Cow::Borrowed("\u{fffd}é"), false));
     }
 
     proptest::proptest! {

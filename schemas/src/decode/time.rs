@@ -33,6 +33,12 @@ pub fn parse(text: &str) -> Option<i64> {
     (ZERO..=LAST).contains(&micros).then_some(micros)
 }
 
+/// Whether a text that `parse` takes is what `format` makes of it again.
+pub fn is_canonical(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == 27 && bytes[10] == b'T' && bytes[17..19] != *b"60" && bytes[19] == b'.' && bytes[26] == b'Z'
+}
+
 /// A time from whole nanoseconds since 1970.
 pub fn from_nanos(nanos: i64) -> i64 {
     nanos.div_euclid(1000)
@@ -168,8 +174,16 @@ mod tests {
             let text = format(micros).unwrap();
             let text = std::str::from_utf8(&text).unwrap();
             assert_eq!(parse(text), Some(micros));
+            assert!(is_canonical(text));
             let chrono = chrono::DateTime::from_timestamp_micros(micros).unwrap();
             assert_eq!(chrono.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string(), text);
+        }
+
+        #[test]
+        fn canonical_is_what_format_writes(text in "20(16|25)-0[13]-[12][0-9][Tt ]23:5[0-9]:(60|[0-5][0-9])(\\.[0-9]{5,7})?([Zz]|\\+00:00)") {
+            let formatted = parse(&text).and_then(format);
+            let same = formatted.is_some_and(|formatted| formatted == text.as_bytes());
+            assert_eq!(formatted.is_some() && is_canonical(&text), same, "{text}");
         }
 
         #[test]
