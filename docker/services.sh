@@ -1,21 +1,23 @@
 #!/usr/bin/env bash
-# Starts a real Apache Kafka and the ClickHouse engine for tests, on a machine without a Docker engine.
+# Starts a real Apache Kafka, the ClickHouse engine and an S3 server for tests, on a machine without a Docker engine.
 #
-#   docker/services.sh up            both, waits until they answer, prints the variables that the tests read
-#   docker/services.sh down          both
+#   docker/services.sh up            all, waits until they answer, prints the variables that the tests read
+#   docker/services.sh down          all
 #   docker/services.sh env           the variables alone
 #   docker/services.sh status        what runs
 #   docker/services.sh clean         down, and their data away (the downloaded packages stay)
-#   docker/services.sh {kafka,clickhouse}-{start,stop,kill}    one of them; `kill` is kill -9
+#   docker/services.sh {kafka,clickhouse,s3}-{start,stop,kill}    one of them; `kill` is kill -9
 #
 # Kafka is its published Java packages, one KRaft process (broker and controller), data kept between starts.
 # ClickHouse is the engine in Python's `chdb` package behind docker/clickhouse_front.py, which speaks ClickHouse's HTTP
 # interface. It does not cover users, roles and quotas, Keeper and replication, the native protocol, TLS, progress headers
 # and streamed responses, server logs (system.query_log), asynchronous inserts' buffer; the list is in that file's header.
 # A cluster of several brokers, TLS and SASL are not covered either.
+# S3 is Python's `moto`, which keeps objects in memory and knows conditional puts. It covers no signatures, no throttling
+# and no other cloud: Google's and Azure's stores are not tried.
 #
 # State: ${VEDETTE_SERVICES_HOME:-~/.cache/vedette-services}. Ports: VEDETTE_KAFKA_PORT (19092; the controller takes the
-# next one), VEDETTE_CLICKHOUSE_PORT (18123). Accounts of ClickHouse: `default` without a password, `vedette` with
+# next one), VEDETTE_CLICKHOUSE_PORT (18123), VEDETTE_S3_PORT (19555). Accounts of ClickHouse: `default` without a password, `vedette` with
 # `vedette-test`, and read-only `reader` with `reader-test`.
 # Needs Java 17 and Maven (installed by apt if missing and root) and Python 3.10 or later with venv.
 set -euo pipefail
@@ -24,6 +26,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 home=${VEDETTE_SERVICES_HOME:-$HOME/.cache/vedette-services}
 kafka_port=${VEDETTE_KAFKA_PORT:-19092}
 clickhouse_port=${VEDETTE_CLICKHOUSE_PORT:-18123}
+s3_port=${VEDETTE_S3_PORT:-19555}
 python=$home/venv/bin/python
 
 say() { echo "services: $*" >&2; }
@@ -48,10 +51,11 @@ install_kafka() {
   cp "$here/services/pom.xml" "$home/kafka/lib/pom.xml"
 }
 
-install_clickhouse() {
+# What is written in Python: ClickHouse's front, the S3 server, and another reader of Delta tables.
+install_python() {
   current "$here/services/requirements.txt" "$home/venv/requirements.txt" && return
   if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then apt_install python3-venv; fi
-  say "fetching ClickHouse's engine"
+  say "fetching ClickHouse's engine and the S3 server"
   python3 -m venv --clear "$home/venv"
   "$home/venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/services/requirements.txt" >&2
   cp "$here/services/requirements.txt" "$home/venv/requirements.txt"
@@ -79,6 +83,13 @@ clickhouse_answers() {
 import sys, urllib.request
 body = urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/?query=SELECT%201", timeout=5).read()
 sys.exit(0 if body == b"1\n" else 1)
+PY
+}
+
+s3_answers() {
+  python3 - "$s3_port" 2>/dev/null <<'PY'
+import sys, urllib.request
+urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/moto-api/", timeout=5)
 PY
 }
 
@@ -127,7 +138,7 @@ kafka_start() {
 }
 
 clickhouse_start() {
-  install_clickhouse
+  install_python
   if [ -z "$(pid_of clickhouse)" ]; then
     mkdir -p "$home/clickhouse"
     nohup setsid "$python" "$here/clickhouse_front.py" --path "$home/clickhouse/data" --port "$clickhouse_port" \
@@ -136,6 +147,15 @@ clickhouse_start() {
     echo $! >"$home/clickhouse.pid"
   fi
   wait_for clickhouse 60
+}
+
+s3_start() {
+  install_python
+  if [ -z "$(pid_of s3)" ]; then
+    nohup setsid "$home/venv/bin/moto_server" -H 127.0.0.1 -p "$s3_port" >"$home/s3.log" 2>&1 </dev/null 9>&- &
+    echo $! >"$home/s3.pid"
+  fi
+  wait_for s3 60
 }
 
 stop() { # name [signal]
@@ -153,19 +173,21 @@ stop() { # name [signal]
 environment() {
   echo "VEDETTE_TEST_KAFKA=127.0.0.1:$kafka_port"
   echo "VEDETTE_TEST_CLICKHOUSE=http://127.0.0.1:$clickhouse_port"
+  echo "VEDETTE_TEST_S3=http://127.0.0.1:$s3_port"
+  echo "VEDETTE_TEST_PYTHON=$python"
 }
 
 mkdir -p "$home"
 exec 9>"$home/lock"
 flock -w 600 9 || fail "another services.sh holds $home/lock"
 case "${1:-}" in
-  up) kafka_start; clickhouse_start; environment ;;
-  down) stop kafka; stop clickhouse ;;
-  clean) stop kafka; stop clickhouse; rm -rf "$home/kafka/data" "$home/clickhouse" ;;
+  up) kafka_start; clickhouse_start; s3_start; environment ;;
+  down) stop kafka; stop clickhouse; stop s3 ;;
+  clean) stop kafka; stop clickhouse; stop s3; rm -rf "$home/kafka/data" "$home/clickhouse" ;;
   env) environment ;;
-  status) for name in kafka clickhouse; do echo "$name $(pid_of $name || echo stopped)"; done ;;
-  kafka-start | clickhouse-start) "${1%-start}_start" ;;
-  kafka-stop | clickhouse-stop) stop "${1%-stop}" ;;
-  kafka-kill | clickhouse-kill) stop "${1%-kill}" -9 ;;
+  status) for name in kafka clickhouse s3; do echo "$name $(pid_of $name || echo stopped)"; done ;;
+  kafka-start | clickhouse-start | s3-start) "${1%-start}_start" ;;
+  kafka-stop | clickhouse-stop | s3-stop) stop "${1%-stop}" ;;
+  kafka-kill | clickhouse-kill | s3-kill) stop "${1%-kill}" -9 ;;
   *) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit 2 ;;
 esac

@@ -61,6 +61,8 @@ pub enum ConfigError {
     Variable { name: String, reason: String },
     #[error("{0}")]
     Flag(String),
+    #[error("configuration {0}")]
+    Value(String),
 }
 
 /// A flag's value for a key: the flag as typed, the key's path, the value.
@@ -94,7 +96,23 @@ impl Config {
         }
         place(&mut tree);
         // Nothing can fail here that has not failed above; the error is passed on all the same.
-        overlay::parse(&tree).map_err(ConfigError::Flag)
+        let config = overlay::parse(&tree).map_err(ConfigError::Flag)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Values of the right type that nothing can work with. The receivers check theirs, with the files they name.
+    fn check(&self) -> Result<(), ConfigError> {
+        let sections = [
+            ("analytics", self.analytics.check()),
+            ("journal.kafka", self.journal.kafka.check()),
+            ("store.lake", self.store.lake.check()),
+            ("store.clickhouse", self.store.clickhouse.check()),
+        ];
+        for (section, result) in sections {
+            result.map_err(|problem| ConfigError::Value(format!("{section}.{problem}")))?;
+        }
+        Ok(())
     }
 
     /// The configuration as TOML, with every secret masked.
@@ -130,15 +148,29 @@ fn mask_value(value: &mut Value, secret: bool) {
         Value::Table(inner) => mask(inner),
         Value::Array(items) => items.iter_mut().for_each(|item| mask_value(item, secret)),
         Value::String(text) if secret && !text.is_empty() => "***".clone_into(text),
+        Value::String(text) => mask_password_in_url(text),
         _ => {}
+    }
+}
+
+/// `scheme://user:password@host` to `scheme://user:***@host`.
+fn mask_password_in_url(text: &mut String) {
+    let Some(start) = text.find("://").map(|at| at + 3) else { return };
+    let authority = text[start..].split('/').next().unwrap_or_default();
+    let Some(user) = authority.rfind('@') else { return };
+    if let Some(colon) = authority[..user].find(':') {
+        text.replace_range(start + colon + 1..start + user, "***");
     }
 }
 
 fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
-    let words = ["password", "secret", "token", "hash", "sha256", "credential", "access_key"];
+    // Also of librdkafka's settings and of the object stores' options.
+    let words =
+        ["password", "secret", "token", "hash", "sha256", "credential", "_key", ".pem", "jaas", "oauthbearer.config"];
     // Paths of secrets are no secrets.
-    words.iter().any(|word| key.contains(word)) && !key.ends_with("_file") && !key.ends_with("_path")
+    let paths = ["_file", "_path", "location"];
+    words.iter().any(|word| key.contains(word)) && !paths.iter().any(|path| key.ends_with(path))
 }
 
 /// What lives in the data folder unless it is told to live elsewhere.

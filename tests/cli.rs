@@ -73,6 +73,24 @@ fn bad_configuration_names_its_key_and_exits_2() {
 }
 
 #[test]
+fn statements_on_standard_input_are_run_and_the_first_that_fails_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().to_str().unwrap();
+    check(&["query", "--data", data, "SELECT 1"], &[], 1, &["no lake is there", "--data"]);
+    assert!(folder.path().read_dir().unwrap().next().is_none(), "asking leaves nothing behind");
+    check(&["migrate", "--data", data], &[], 0, &[]);
+    let run = |script: &str| {
+        let arguments = ["query", "--data", data, "--format", "csv"];
+        let mut child = program().args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(run("SELECT 1 AS a;\nSELECT count(*) AS b\nFROM audit"), (Some(0), "a\n1\nb\n0\n".into()));
+    assert_eq!(run("SELECT nonsense;\nSELECT 1"), (Some(1), String::new()));
+}
+
+#[test]
 fn config_prints_what_is_in_effect() {
     let environment = [("VEDETTE_LOG__LEVEL", "debug"), ("VEDETTE_STORE__CLICKHOUSE__PASSWORD", "hunter2")];
     let output = vedette(&["config", "--data", "/somewhere"], &environment);

@@ -1,10 +1,11 @@
 //! A request's body as chunks of plain bytes. Gzip and zstd are known by their first bytes, whatever the headers say, since
 //! no JSON starts like them.
 
+use std::future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
@@ -17,6 +18,10 @@ use tokio_util::io::{ReaderStream, StreamReader};
 
 /// The largest zstd window, as a power of two: all of zstd's ordinary levels stay within it.
 const WINDOW_LOG: u32 = 23;
+/// What gzip takes, generously.
+const GZIP_BYTES: usize = 64 << 10;
+/// What is decompressed at a time.
+const CHUNK_BYTES: usize = 128 << 10;
 
 /// Why no more chunks come.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +32,9 @@ pub enum BodyError {
     /// What the sender sent can't be decompressed.
     #[error("{encoding}: {reason}")]
     Encoding { encoding: &'static str, reason: String },
+    /// What the sender sent is longer than is read, and to be decompressed it has to be whole.
+    #[error("the body is cut off")]
+    Cut,
 }
 
 /// A body, decompressed.
@@ -34,14 +42,14 @@ pub struct Chunks {
     plain: BoxStream<'static, Result<Bytes, BodyError>>,
     sent: Sent,
     /// Memory that decompressing takes.
-    pub overhead: usize,
+    overhead: usize,
 }
 
 impl Chunks {
-    /// Reads the first bytes, and chooses by them. Of a compressed body, what was sent is kept up to `keep` bytes, so
-    /// that it can go to the dead letters as it is.
-    pub async fn open(body: Body, keep: usize) -> Result<Self, BodyError> {
-        let mut sent = Sent::new(body, keep);
+    /// Reads the first bytes, and chooses by them. What the sender sends beyond `longest` bytes is not read. Of a
+    /// compressed body, what was sent is kept up to `keep` bytes, so that it can go to the dead letters as it is.
+    pub async fn open(body: Body, longest: usize, keep: usize) -> Result<Self, BodyError> {
+        let mut sent = Sent::new(body, longest, keep);
         let mut head = BytesMut::new();
         while head.len() < 4 {
             match sent.next().await {
@@ -59,45 +67,63 @@ impl Chunks {
                 return Ok(Self { plain, sent, overhead: 0 });
             }
         };
-        let reader = StreamReader::new(stream::once(async { Ok(head.freeze()) }).chain(sent.clone()));
+        let reader = StreamReader::new(stream::once(async { Ok(head.freeze()) }).chain(sent.accounted()));
         let (decoder, overhead): (Pin<Box<dyn AsyncRead + Send>>, usize) = if encoding == "gzip" {
             let mut decoder = GzipDecoder::new(reader);
             decoder.multiple_members(true);
-            (Box::pin(decoder), 64 << 10)
+            (Box::pin(decoder), GZIP_BYTES + CHUNK_BYTES)
         } else {
             let mut decoder = ZstdDecoder::with_params(reader, &[DParameter::window_log_max(WINDOW_LOG)]);
             decoder.multiple_members(true);
-            (Box::pin(decoder), 1 << WINDOW_LOG)
+            (Box::pin(decoder), (1 << WINDOW_LOG) + CHUNK_BYTES)
         };
         let watched = sent.clone();
-        let plain = ReaderStream::with_capacity(decoder, 128 << 10).map(move |chunk| {
-            chunk.map_err(|error| match watched.broken() {
-                true => BodyError::Broken(error.to_string()),
-                false => BodyError::Encoding { encoding, reason: error.to_string() },
-            })
-        });
+        let plain = ReaderStream::with_capacity(decoder, CHUNK_BYTES)
+            .map(move |chunk| chunk.map_err(|error| watched.explain(encoding, &error)));
         Ok(Self { plain: plain.boxed(), sent, overhead })
     }
 
+    /// The next bytes. They are none when what was sent has given none yet, and takes more memory than it did: whoever
+    /// calls again has accounted for `takes`.
     pub async fn next(&mut self) -> Option<Result<Bytes, BodyError>> {
-        self.plain.next().await
+        let (plain, sent) = (&mut self.plain, &self.sent);
+        sent.with(|passing| passing.accounted = passing.kept.capacity());
+        future::poll_fn(|context| match plain.poll_next_unpin(context) {
+            Poll::Pending if sent.with(|passing| passing.unaccounted()) => Poll::Ready(Some(Ok(Bytes::new()))),
+            polled => polled,
+        })
+        .await
     }
 
-    /// Bytes held for the dead letters.
-    pub fn kept(&self) -> usize {
-        self.sent.kept()
+    /// Memory that decompressing and keeping take.
+    pub fn takes(&self) -> usize {
+        self.overhead + self.sent.with(|passing| passing.kept.capacity())
     }
 
-    /// The body as it was sent, read to its end, as far as it is kept.
-    pub async fn into_sent(mut self) -> Bytes {
-        while let Some(Ok(_)) = self.sent.next().await {}
-        self.sent.take_kept()
+    /// Whether the sender sent more than is read.
+    pub fn cut(&self) -> bool {
+        self.sent.with(|passing| passing.cut)
     }
 
-    /// Reads what is left without decoding it, so that the sender gets to read the answer.
-    pub async fn discard(mut self) {
-        self.sent.keep_none();
-        while let Some(Ok(_)) = self.sent.next().await {}
+    /// Reads on without decoding, and keeps what is kept; false at the end.
+    pub async fn read_on(&mut self) -> bool {
+        matches!(self.sent.next().await, Some(Ok(_)))
+    }
+
+    /// The body as it was sent, as far as it was read and kept, and whether there was more.
+    pub fn take_kept(&mut self) -> (Bytes, bool) {
+        self.sent.with(|passing| {
+            let more = passing.cut || passing.passed > passing.kept.len();
+            (std::mem::take(&mut passing.kept).freeze(), more)
+        })
+    }
+
+    /// Reads what is left without use for it, so that the sender gets to read the answer.
+    pub async fn discard(&mut self) {
+        let sent = &self.sent;
+        sent.keep_none();
+        let next = |context: &mut Context<'_>| sent.with(|passing| passing.stream.poll_next_unpin(context));
+        while let Some(Ok(_)) = future::poll_fn(next).await {}
     }
 }
 
@@ -113,40 +139,64 @@ struct Sent(Arc<Mutex<Passing>>);
 
 struct Passing {
     stream: BodyDataStream,
-    kept: Vec<Bytes>,
-    kept_bytes: usize,
+    /// So many bytes may pass.
+    longest: usize,
+    passed: usize,
+    /// There were more.
+    cut: bool,
+    /// So many bytes are kept.
     keep: usize,
+    kept: BytesMut,
+    /// How much memory of what is kept is accounted for.
+    accounted: usize,
     broken: bool,
 }
 
 impl Sent {
-    fn new(body: Body, keep: usize) -> Self {
-        let stream = body.into_data_stream();
-        Self(Arc::new(Mutex::new(Passing { stream, kept: Vec::new(), kept_bytes: 0, keep, broken: false })))
+    fn new(body: Body, longest: usize, keep: usize) -> Self {
+        Self(Arc::new(Mutex::new(Passing {
+            stream: body.into_data_stream(),
+            longest,
+            passed: 0,
+            cut: false,
+            keep,
+            kept: BytesMut::new(),
+            accounted: 0,
+            broken: false,
+        })))
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Passing) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn broken(&self) -> bool {
-        self.with(|passing| passing.broken)
-    }
-
-    fn kept(&self) -> usize {
-        self.with(|passing| passing.kept_bytes)
+    /// Why decompressing stopped.
+    fn explain(&self, encoding: &'static str, error: &io::Error) -> BodyError {
+        let (broken, cut) = self.with(|passing| (passing.broken, passing.cut));
+        match error.kind() {
+            _ if broken => BodyError::Broken(error.to_string()),
+            io::ErrorKind::UnexpectedEof if cut => BodyError::Cut,
+            _ => BodyError::Encoding { encoding, reason: error.to_string() },
+        }
     }
 
     fn keep_none(&self) {
         self.with(|passing| {
             passing.keep = 0;
-            passing.kept = Vec::new();
-            passing.kept_bytes = 0;
+            passing.kept = BytesMut::new();
         });
     }
 
-    fn take_kept(&self) -> Bytes {
-        self.with(|passing| std::mem::take(&mut passing.kept).concat().into())
+    /// The same bytes, which pause while what is kept is not accounted for: a compressed body can be long and give
+    /// nothing.
+    fn accounted(&self) -> impl Stream<Item = io::Result<Bytes>> + Send + use<> {
+        let sent = self.clone();
+        stream::poll_fn(move |context| {
+            sent.with(|passing| match passing.unaccounted() {
+                true => Poll::Pending,
+                false => passing.poll(context),
+            })
+        })
     }
 }
 
@@ -154,18 +204,31 @@ impl Stream for Sent {
     type Item = io::Result<Bytes>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.with(|passing| {
-            let polled = std::task::ready!(passing.stream.poll_next_unpin(context));
-            match &polled {
-                Some(Ok(chunk)) if passing.kept_bytes < passing.keep => {
-                    let kept = chunk.slice(..chunk.len().min(passing.keep - passing.kept_bytes));
-                    passing.kept_bytes += kept.len();
-                    passing.kept.push(kept);
-                }
-                Some(Err(_)) => passing.broken = true,
-                _ => {}
-            }
-            Poll::Ready(polled.map(|chunk| chunk.map_err(io::Error::other)))
-        })
+        self.with(|passing| passing.poll(context))
+    }
+}
+
+impl Passing {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        if self.cut {
+            return Poll::Ready(None);
+        }
+        let next = ready!(self.stream.poll_next_unpin(context));
+        self.broken |= matches!(next, Some(Err(_)));
+        Poll::Ready(next.map(|chunk| chunk.map(|chunk| self.pass(chunk)).map_err(io::Error::other)))
+    }
+
+    fn pass(&mut self, mut chunk: Bytes) -> Bytes {
+        let fits = self.longest.saturating_sub(self.passed);
+        self.cut = chunk.len() > fits;
+        chunk.truncate(fits);
+        self.passed += chunk.len();
+        let kept = chunk.len().min(self.keep.saturating_sub(self.kept.len()));
+        self.kept.extend_from_slice(&chunk[..kept]);
+        chunk
+    }
+
+    fn unaccounted(&self) -> bool {
+        self.kept.capacity() > self.accounted
     }
 }

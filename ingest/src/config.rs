@@ -7,10 +7,20 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use vedette_journal::Journal;
+use vedette_journal::kafka::MAX_MESSAGE_BYTES;
 
 use crate::auth::Auth;
+use crate::delivery::ANSWER_WITHIN;
 use crate::receiver::Receiver;
 use crate::{Ingest, IngestError, tls};
+
+/// The longest event that can be configured. Either journal refuses a record beyond its limit however often it is sent,
+/// and a record is larger than its event.
+const MOST_EVENT_BYTES: u64 = (MAX_MESSAGE_BYTES - (64 << 10)) as u64;
+/// A body that takes until the sender is to be answered leaves no time to store it.
+const MOST_BODY_SECONDS: u64 = ANSWER_WITHIN.as_secs() - 1;
+/// Nobody waits longer than that for an answer.
+const MOST_APPEND_SECONDS: u64 = 3600;
 
 /// The receivers. With neither tokens nor certificates, whoever reaches them may write every cluster.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -22,15 +32,23 @@ pub struct Config {
     /// event that is cut off goes to the dead letters; what is behind is dropped, counted and logged as an error, since
     /// refusing the body would only make the sender repeat it and then lose all of it.
     pub max_body_bytes: usize,
-    /// The longest event; it has to fit the journal's records. A longer one goes to the dead letters in parts.
+    /// The longest event; it has to fit the journal's records. A longer one goes to the dead letters in parts, and of a
+    /// body that can't be decompressed as much as this is kept.
     pub max_event_bytes: usize,
     /// Bytes that all requests together may hold in memory. Beyond it senders are answered 429.
     pub in_flight_bytes: usize,
-    /// How long a request's head, or a TLS handshake, may take to arrive.
+    /// Connections at a time; further ones wait until one ends. Each takes a file descriptor, of which a process often
+    /// has 1024. The journal and the lake need theirs, so half of them is the default.
+    pub max_connections: usize,
+    /// How long a connection's first request may take to begin, its head included, and a TLS handshake before it.
     pub header_timeout_seconds: u64,
+    /// How long a connection is kept without a request. API servers send a batch at least every 30 seconds by default,
+    /// and keep their connections in between.
+    pub idle_timeout_seconds: u64,
     /// How long a body may take to arrive, in all. API servers hang up after 30 seconds.
     pub body_timeout_seconds: u64,
-    /// How long the journal may take to make a request's events durable.
+    /// How long the journal may take to make a request's events durable. API servers are answered before they hang up,
+    /// however long this is; Falco does not hang up.
     pub append_timeout_seconds: u64,
     /// How long requests may go on after the signal to stop.
     pub drain_seconds: u64,
@@ -97,7 +115,9 @@ impl Default for Config {
             max_body_bytes: 256 << 20,
             max_event_bytes: 16 << 20,
             in_flight_bytes: 256 << 20,
+            max_connections: 512,
             header_timeout_seconds: 10,
+            idle_timeout_seconds: 300,
             body_timeout_seconds: 25,
             append_timeout_seconds: 20,
             drain_seconds: 20,
@@ -133,7 +153,9 @@ impl Config {
             ("max_body_bytes", self.max_body_bytes as u64),
             ("max_event_bytes", self.max_event_bytes as u64),
             ("in_flight_bytes", self.in_flight_bytes as u64),
+            ("max_connections", self.max_connections as u64),
             ("header_timeout_seconds", self.header_timeout_seconds),
+            ("idle_timeout_seconds", self.idle_timeout_seconds),
             ("body_timeout_seconds", self.body_timeout_seconds),
             ("append_timeout_seconds", self.append_timeout_seconds),
         ];
@@ -142,6 +164,7 @@ impl Config {
                 return Err(IngestError::config(key, "is 0"));
             }
         }
+        self.check_bounds()?;
         let client_ca = self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         if !self.certificates.is_empty() && !client_ca {
             return Err(IngestError::config("certificates", "need tls.client_ca, which is not set"));
@@ -149,7 +172,27 @@ impl Config {
         Ok(())
     }
 
+    /// Beyond these, events are lost however well everything works.
+    fn check_bounds(&self) -> Result<(), IngestError> {
+        let event_bytes = self.max_event_bytes as u64;
+        let bounded = [
+            ("max_event_bytes", event_bytes, MOST_EVENT_BYTES, "a longer event does not fit the journal"),
+            ("body_timeout_seconds", self.body_timeout_seconds, MOST_BODY_SECONDS, "API servers hang up after 30"),
+            ("append_timeout_seconds", self.append_timeout_seconds, MOST_APPEND_SECONDS, "nobody waits that long"),
+        ];
+        for (key, value, most, reason) in bounded {
+            if value > most {
+                return Err(IngestError::config(key, format!("is {value}, and {most} is the most: {reason}")));
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn header_timeout(&self) -> Duration {
         Duration::from_secs(self.header_timeout_seconds)
+    }
+
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout_seconds)
     }
 }

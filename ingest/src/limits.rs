@@ -42,16 +42,17 @@ impl Budget {
 
     /// Makes a hold at least this large; false if the bytes are not free.
     pub fn grow(&self, hold: &mut Hold, bytes: usize) -> bool {
-        let missing = (self.units_of(bytes) as usize).saturating_sub(hold.permit.num_permits());
-        if missing == 0 {
-            return true;
+        match self.missing(hold, bytes) {
+            0 => true,
+            missing => hold.add(self.try_hold(missing)),
         }
-        match self.try_hold(missing * UNIT) {
-            Some(more) => {
-                hold.permit.merge(more.permit);
-                true
-            }
-            None => false,
+    }
+
+    /// Makes a hold at least this large, waiting for the bytes for so long; false if they do not become free.
+    pub async fn grow_within(&self, hold: &mut Hold, bytes: usize, wait: Duration) -> bool {
+        match self.missing(hold, bytes) {
+            0 => true,
+            missing => hold.add(self.hold_within(missing, wait).await),
         }
     }
 
@@ -60,8 +61,26 @@ impl Budget {
         self.units.available_permits() * UNIT
     }
 
+    /// What a hold lacks of so many bytes.
+    fn missing(&self, hold: &Hold, bytes: usize) -> usize {
+        (self.units_of(bytes) as usize).saturating_sub(hold.permit.num_permits()) * UNIT
+    }
+
     fn units_of(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).clamp(1, self.total)
+    }
+}
+
+impl Hold {
+    /// False if there is nothing to add.
+    fn add(&mut self, more: Option<Hold>) -> bool {
+        match more {
+            Some(more) => {
+                self.permit.merge(more.permit);
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -93,5 +112,21 @@ mod tests {
         let waiting = budget.hold_within(1, Duration::from_secs(10));
         drop(hold);
         assert!(waiting.await.is_some());
+    }
+
+    #[tokio::test]
+    async fn grows_when_the_bytes_become_free_and_gives_up_in_time() {
+        let budget = Budget::new(4 * UNIT);
+        let mut hold = budget.try_hold(UNIT).unwrap();
+        let other = budget.try_hold(2 * UNIT).unwrap();
+        assert!(!budget.grow_within(&mut hold, 3 * UNIT, Duration::from_millis(10)).await);
+        assert_eq!(budget.free(), UNIT, "what was waited for in vain is free");
+        let freeing = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            drop(other);
+        };
+        let (grown, ()) = tokio::join!(budget.grow_within(&mut hold, 3 * UNIT, Duration::from_secs(10)), freeing);
+        assert!(grown);
+        assert_eq!(budget.free(), UNIT);
     }
 }

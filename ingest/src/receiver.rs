@@ -10,7 +10,7 @@ use axum::http::header::{CONTENT_LENGTH, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use vedette_journal::Journal;
 
 use crate::auth::{Auth, Denied, valid_cluster};
@@ -29,7 +29,7 @@ const UNKNOWN_HOLD: usize = 1 << 20;
 /// An API server waits two seconds when it is told so, and tries again within the same attempt.
 const RETRY_SECONDS: HeaderValue = HeaderValue::from_static("2");
 /// How long the body of a refused request is read on, so that its sender gets to read the answer.
-const DISCARD: Duration = Duration::from_secs(2);
+pub(crate) const DISCARD: Duration = Duration::from_secs(2);
 
 /// What all requests share.
 pub(crate) struct Receiver {
@@ -114,7 +114,6 @@ impl Receiver {
     }
 
     async fn deliver(&self, sender: Sender, cluster: &str, request: Request) -> Outcome {
-        let started = Instant::now();
         let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         let Some(hold) = self.hold(sender, length).await else {
             self.note_overload(sender, cluster);
@@ -122,11 +121,11 @@ impl Receiver {
             return Outcome::Overload;
         };
         let counts = self.telemetry.of(sender.source, cluster);
-        Delivery::new(self, sender, cluster, counts, hold, started).run(request.into_body()).await
+        Delivery::new(self, sender, cluster, counts, hold).run(request.into_body()).await
     }
 
     /// What does not come again is lost here, and counts as one event, unread as it is.
-    fn note_overload(&self, sender: Sender, cluster: &str) {
+    pub fn note_overload(&self, sender: Sender, cluster: &str) {
         let source = sender.source.name();
         if sender.retries {
             return tracing::warn!(cluster, source, "overload: the in-flight budget is used up");

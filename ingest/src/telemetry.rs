@@ -1,11 +1,11 @@
-//! What the receivers count. Per cluster, received = accepted + rejected, where an event that could not be made durable is
-//! rejected, and received again when its sender repeats it.
+//! What the receivers count. Per cluster, received = accepted + rejected, where a dead letter is rejected, and so is an
+//! event that could not be made durable, which is received again when its sender repeats it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use metrics::{Counter, Histogram, counter, histogram};
-use vedette_journal::Source;
+use vedette_journal::{Source, Topic};
 
 /// Beyond so many clusters, the rest are counted together, so that nobody can fill the memory with names.
 const CLUSTERS: usize = 1000;
@@ -61,6 +61,17 @@ impl Telemetry {
         let new = || Arc::new(Counts::new(Source::parse(source_name).unwrap_or(source), &cluster));
         Arc::clone(counts.entry(key).or_insert_with(new))
     }
+}
+
+/// Counts an append that failed or was not done in time.
+pub fn append_failed(topic: Topic) {
+    counter!("vedette_journal_append_errors_total", "topic" => topic.name()).increment(1);
+}
+
+/// Counts a body whose end was dropped.
+pub fn body_cut(source: Source, cluster: &str) {
+    counter!("vedette_ingest_bodies_cut_total", "cluster" => cluster.to_owned(), "source" => source.name())
+        .increment(1);
 }
 
 /// Counts a request by its status code when it ends, or as 499 when the sender goes away before.

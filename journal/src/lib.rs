@@ -33,6 +33,9 @@ pub enum JournalError {
     /// A record is larger than the journal takes; nothing of its append was written. Sending it again does not help.
     #[error("a record of {bytes} bytes is over the journal's limit of {limit}")]
     TooLarge { bytes: usize, limit: usize },
+    /// A consumer that its group has thrown out for good; a new one may go on.
+    #[error("kafka: the consumer is lost: {0}")]
+    Lost(String),
     #[error("journal is shutting down")]
     Closed,
 }
@@ -99,7 +102,8 @@ pub trait Journal: Send + Sync {
 pub trait Consumer: Send {
     async fn poll(&mut self, limits: Limits) -> Result<Polled, JournalError>;
 
-    /// Moves the group's offsets, durably. Positions may only move forward.
+    /// Moves the group's offsets, durably. Positions may only move forward. Those in partitions that another member has
+    /// taken over are left out: the records before them come again, to that member.
     async fn commit(&mut self, positions: &Positions) -> Result<(), JournalError>;
 
     /// Records in the partitions held that this consumer has not been given yet.

@@ -1,5 +1,6 @@
 //! `vedette query`: one dialect of SQL over whichever store is configured, once or at a prompt.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ Exit codes: 0 success, 1 failure, 2 bad usage or configuration.";
 #[derive(Args)]
 #[command(after_help = AFTER)]
 pub struct Query {
-    /// The query; without it a prompt opens
+    /// The query; without it a prompt opens, or statements are read from standard input, each up to its semicolon
     #[arg(value_name = "SQL")]
     sql: Option<String>,
     /// How rows are written
@@ -83,10 +84,18 @@ impl Query {
             let rows = futures::stream::iter(batches.into_iter().map(Ok::<_, ArrowError>));
             return output.write(schema, rows).await;
         }
+        let lake = &config.store.lake;
+        if config.store.kind == StoreKind::Lake && lake.is_missing() {
+            anyhow::bail!("{}: no lake is there; --data names the folder of `vedette serve`", lake.url);
+        }
         let store = components::store(&config).await?;
         match self.sql {
             Some(sql) => in_time(limit, run_one(store, &sql, &output)).await,
-            None => prompt::run(store, output, limit).await,
+            None if std::io::stdin().is_terminal() => prompt::run(store, output, limit).await,
+            None => {
+                let script = std::io::read_to_string(std::io::stdin()).context("can't read standard input")?;
+                prompt::run_script(store, output, limit, &script).await
+            }
         }
     }
 }

@@ -13,13 +13,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use toml::Value;
 use vedette_analytics::engine::Finding;
-use vedette_analytics::pipeline::Pipeline;
+use vedette_analytics::pipeline::{Pipeline, PipelineError};
 use vedette_analytics::store::Store;
 use vedette_ingest::Ingest as Receivers;
 use vedette_journal::Journal;
 
 use super::operating::{self, Operating};
-use super::{Common, components};
+use super::{Common, ExitReason, components};
 use crate::config::{Config, ConfigError, Flag, JournalKind};
 
 /// How long the engine may take to store and commit what it holds after the receivers have drained.
@@ -164,6 +164,16 @@ async fn receive(receivers: Receivers, extra: Router, shutdown: CancellationToke
     Ok(receivers.serve(extra, shutdown).await?)
 }
 
+/// A rule that can't be planned is the configuration's fault.
+fn unusable_rule(error: PipelineError) -> anyhow::Error {
+    match error {
+        PipelineError::Engine(error) => {
+            anyhow::Error::new(ExitReason::Usage).context(format!("detections.paths: {error}"))
+        }
+        error => error.into(),
+    }
+}
+
 /// The running pipeline, and the store's housekeeping beside it.
 struct Engine {
     pipeline: JoinHandle<anyhow::Result<()>>,
@@ -181,7 +191,7 @@ impl Engine {
         store.migrate().await.context("can't migrate the store")?;
         let rules = components::rules(config)?;
         let (journal, shared) = (Arc::clone(journal), Arc::clone(store));
-        let pipeline = Pipeline::new(config.analytics.clone(), journal, shared, rules).await?;
+        let pipeline = Pipeline::new(config.analytics.clone(), journal, shared, rules).await.map_err(unusable_rule)?;
         let stop = CancellationToken::new();
         let token = stop.clone();
         let pipeline = tokio::spawn(async move { pipeline.run(token, on_finding).await.context("the engine stopped") });

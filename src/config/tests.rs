@@ -64,6 +64,27 @@ fn what_can_not_be_used_is_named() {
 }
 
 #[test]
+fn what_can_not_work_is_named() {
+    for (key, value) in [
+        ("analytics.batch_events", "0"),
+        ("analytics.batch_bytes", "0"),
+        ("analytics.flush_bytes", "0"),
+        ("analytics.group", "''"),
+        ("store.lake.url", "''"),
+        ("store.lake.url", "'ftp://somewhere'"),
+        ("store.lake.zstd_level", "99"),
+        ("store.lake.compaction_files", "1"),
+        ("store.clickhouse.url", "'nonsense'"),
+        ("store.clickhouse.database", "''"),
+        ("journal.kafka.brokers", "''"),
+        ("journal.kafka.partitions", "0"),
+        ("journal.kafka.security_protocol", "'tls'"),
+    ] {
+        refused(&format!("{key} = {value}"), &[], &[key]);
+    }
+}
+
+#[test]
 fn the_data_folder_holds_what_is_not_told_to_live_elsewhere() {
     let config = load("data = '/d'\n[store.lake]\nurl = 's3://bucket/lake'", &[], Vec::new()).unwrap();
     assert_eq!(config.journal.embedded.path, PathBuf::from("/d/journal"));
@@ -90,6 +111,35 @@ fn variables_that_are_not_configuration_are_left_alone() {
     load("", &variables, Vec::new()).unwrap();
 }
 
+/// The page's TOML, with the keys that are unset by default or without them.
+fn documented(with_optional: bool) -> Config {
+    let page = include_str!("../../docs/configuration.md");
+    let (_, toml) = page.split_once("```toml\n").unwrap();
+    let (toml, _) = toml.split_once("```").unwrap();
+    let shown = |line: &str| {
+        let key = line.strip_prefix("# ").filter(|_| with_optional);
+        key.filter(|key| key.starts_with('[') || key.contains(" = ")).unwrap_or(line).to_owned() + "\n"
+    };
+    load(&toml.lines().map(shown).collect::<String>(), &[], Vec::new()).unwrap()
+}
+
+#[test]
+fn the_page_gives_every_key_and_its_default() {
+    let page = include_str!("../../docs/configuration.md");
+    let in_effect = load("", &[], Vec::new()).unwrap().to_masked_toml().unwrap();
+    assert_eq!(documented(false).to_masked_toml().unwrap(), in_effect);
+    for line in in_effect.lines().filter(|line| !line.is_empty()) {
+        let key = line.split(" = ").next().unwrap();
+        let list = format!("# [[ingest.{key}]]");
+        let there = |shown: &str| shown.starts_with(key) || shown.starts_with(&list);
+        // Tables that hold only tables are not written out.
+        assert!(page.lines().any(there) || key.starts_with('['), "{key} is not on the page");
+    }
+    let unset = format!("{:?}", documented(true));
+    assert!(!unset.contains("None"), "keys that the page leaves out: {unset}");
+    assert!(!unset.contains("tokens: []") && !unset.contains("certificates: []"), "{unset}");
+}
+
 #[test]
 fn secrets_are_masked_and_the_rest_reads_back() {
     let mut tree: Table = toml::from_str(
@@ -106,6 +156,26 @@ fn secrets_are_masked_and_the_rest_reads_back() {
         "{text}"
     );
     assert!(text.contains("/etc/x") && text.contains("\"d\"") && text.contains("empty_token = \"\""), "{text}");
+
+    for secret in ["ssl.key.pem", "sasl.jaas.config", "sasl.oauthbearer.config", "sasl.password"] {
+        assert!(is_secret(secret), "{secret}");
+    }
+    for secret in
+        ["azure_storage_account_key", "azure_storage_sas_key", "google_service_account_key", "aws_session_token"]
+    {
+        assert!(is_secret(secret), "{secret}");
+    }
+    for plain in ["ssl_key_location", "sasl_mechanism", "sasl.kerberos.keytab.location", "aws_region", "aws_endpoint"] {
+        assert!(!is_secret(plain), "{plain}");
+    }
+    let url = |text: &str| {
+        let mut text = text.to_owned();
+        mask_password_in_url(&mut text);
+        text
+    };
+    assert_eq!(url("http://u:hunter2@h:8123/p@q"), "http://u:***@h:8123/p@q");
+    assert_eq!(url("http://u@h/a:b@c"), "http://u@h/a:b@c");
+    assert_eq!(url("s3://bucket/lake"), "s3://bucket/lake");
 
     let printed = Config::default().to_masked_toml().unwrap();
     let again: Config = toml::from_str(&printed).unwrap();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use crate::program::{Program, Settings, free_address};
-use crate::services::Services;
+use crate::services::{Bucket, Services};
 
 /// Where rows become visible after a second, so that tests needn't wait for five.
 fn prompt() -> Settings {
@@ -25,6 +25,13 @@ impl Embedded {
         let folder = tempfile::tempdir().unwrap();
         let settings = prompt().with("DATA", folder.path().join("data").display());
         Self { folder, address: free_address(), settings }
+    }
+
+    /// The same with its lake in an S3 bucket. `None` where no S3 server is at hand and none is required.
+    pub fn in_a_bucket() -> Option<Self> {
+        let bucket = Bucket::new()?;
+        let Self { folder, address, settings } = Self::new();
+        Some(Self { folder, address, settings: bucket.settings(settings) })
     }
 
     pub fn serve(&self) -> Program {

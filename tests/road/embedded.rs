@@ -5,7 +5,7 @@ use crate::facts::Facts;
 use crate::load::{self, Part, Sender};
 use crate::program::{Program, until};
 
-const COUNTS: &str = "SELECT count(*), count(DISTINCT event_id) FROM audit";
+pub const COUNTS: &str = "SELECT count(*), count(DISTINCT event_id) FROM audit";
 
 #[test]
 fn counts_are_exact_and_a_redelivery_adds_nothing() {

@@ -1,4 +1,4 @@
-//! The real Kafka and ClickHouse: VEDETTE_TEST_KAFKA and VEDETTE_TEST_CLICKHOUSE, as `docker/services.sh up` prints them.
+//! Real services: VEDETTE_TEST_KAFKA, VEDETTE_TEST_CLICKHOUSE and VEDETTE_TEST_S3, as `docker/services.sh up` prints them.
 //! Without them the tests that need them pass without a word, unless VEDETTE_REQUIRE_SERVICES is set, as it is in CI.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,6 +7,46 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use reqwest::Method;
 
 use crate::program::{Settings, http};
+
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok();
+    let required = std::env::var_os("VEDETTE_REQUIRE_SERVICES").is_some();
+    assert!(value.is_some() || !required, "{name} is not set, and VEDETTE_REQUIRE_SERVICES is");
+    value
+}
+
+/// What no other test, and no other run of this one, has.
+fn unique() -> String {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    format!("{now}_{}", NUMBER.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A bucket that no other test has.
+pub struct Bucket {
+    server: String,
+    name: String,
+}
+
+impl Bucket {
+    pub fn new() -> Option<Self> {
+        let (server, name) = (variable("VEDETTE_TEST_S3")?, format!("road-{}", unique().replace('_', "-")));
+        let (status, answer) = http(Method::PUT, &format!("{server}/{name}"), Vec::new());
+        assert_eq!(status, 200, "{answer}");
+        Some(Self { server, name })
+    }
+
+    pub fn settings(&self, settings: Settings) -> Settings {
+        let options = format!(
+            "{{ aws_endpoint = '{}', aws_allow_http = 'true', aws_region = 'us-east-1', aws_access_key_id = 'key', \
+             aws_secret_access_key = 'secret' }}",
+            self.server
+        );
+        settings
+            .with("STORE__LAKE__URL", format!("s3://{}/lake", self.name))
+            .with("STORE__LAKE__STORAGE_OPTIONS", options)
+    }
+}
 
 /// Topics and a database that no other test has.
 pub struct Services {
@@ -17,17 +57,8 @@ pub struct Services {
 
 impl Services {
     pub fn find() -> Option<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let variable = |name: &str| {
-            let value = std::env::var(name).ok();
-            let required = std::env::var_os("VEDETTE_REQUIRE_SERVICES").is_some();
-            assert!(value.is_some() || !required, "{name} is not set, and VEDETTE_REQUIRE_SERVICES is");
-            value
-        };
         let (brokers, clickhouse) = (variable("VEDETTE_TEST_KAFKA")?, variable("VEDETTE_TEST_CLICKHOUSE")?);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-        let name = format!("road_{now}_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        Some(Self { brokers, clickhouse, name })
+        Some(Self { brokers, clickhouse, name: format!("road_{}", unique()) })
     }
 
     pub fn settings(&self, settings: Settings) -> Settings {

@@ -6,6 +6,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use vedette_detections::Rule;
@@ -51,7 +52,8 @@ impl Compiled {
         input: RecordBatch,
     ) -> Result<Vec<RecordBatch>, DataFusionError> {
         self.slot.put(input);
-        collect(self.plan.clone(), context.task_ctx()).await
+        // Each run of a plan adds metrics to it, which would pile up.
+        collect(reset_plan_states(self.plan.clone())?, context.task_ctx()).await
     }
 }
 

@@ -48,6 +48,24 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Names the first key whose value can't work, and why.
+    pub fn check(&self) -> Result<(), String> {
+        if self.group.is_empty() {
+            return Err("group: is empty".into());
+        }
+        let positive = [
+            ("batch_events", self.batch_events),
+            ("batch_bytes", self.batch_bytes),
+            ("flush_bytes", self.flush_bytes),
+            ("seen_events", self.seen_events),
+            ("seen_alerts", self.seen_alerts),
+        ];
+        match positive.into_iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => Err(format!("{key}: is 0")),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn limits(&self) -> Limits {
         let wait = Duration::from_millis(self.batch_wait_ms);
         Limits { records: self.batch_events, bytes: self.batch_bytes, wait }

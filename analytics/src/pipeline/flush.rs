@@ -110,8 +110,15 @@ impl Flush {
     }
 
     /// Waits for the store; the positions may then be committed.
-    pub async fn finish(self) -> Result<Positions, PipelineError> {
-        self.task.await.map_err(|panic| PipelineError::Decode(format!("storing stopped: {panic}")))?;
-        Ok(self.positions)
+    pub async fn finish(&mut self) -> Result<Positions, PipelineError> {
+        (&mut self.task).await.map_err(|panic| PipelineError::Decode(format!("storing stopped: {panic}")))?;
+        Ok(std::mem::take(&mut self.positions))
+    }
+}
+
+/// What is let go of is not stored later, behind the back of whoever reads it again.
+impl Drop for Flush {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use vedette_detections::Rule;
 use vedette_journal::{Consumer, Delivered, Journal, JournalError, Polled, Positions, Record, Source, Topic};
-use vedette_schemas::Table;
+use vedette_schemas::{EventId, Table};
 
 use crate::engine::{Engine, EngineError, Finding};
 use crate::store::{Store, StoreError};
@@ -48,6 +48,8 @@ pub struct Pipeline {
     known_since: i64,
     pending: Pending,
     flush: Option<Flush>,
+    /// Positions of what is stored, which the journal did not take yet.
+    uncommitted: Positions,
     on_finding: Option<UnboundedSender<Finding>>,
 }
 
@@ -74,6 +76,7 @@ impl Pipeline {
             known_since: i64::MAX,
             pending,
             flush: None,
+            uncommitted: Positions::new(),
             on_finding: None,
         })
     }
@@ -93,7 +96,10 @@ impl Pipeline {
         while !shutdown.is_cancelled() {
             self.step(consumer.as_mut()).await?;
             if lag_checked.elapsed() > Duration::from_secs(5) {
-                metrics::gauge!("vedette_journal_lag_records").set(consumer.lag().await? as f64);
+                match consumer.lag().await {
+                    Ok(records) => metrics::gauge!("vedette_journal_lag_records").set(records as f64),
+                    Err(error) => tracing::warn!(%error, "the journal does not say how much is left to read"),
+                }
                 lag_checked = Instant::now();
             }
         }
@@ -104,12 +110,33 @@ impl Pipeline {
 
     /// Deals with what one poll brings; false if that is nothing.
     async fn step(&mut self, consumer: &mut dyn Consumer) -> Result<bool, PipelineError> {
-        let polled = consumer.poll(self.config.limits()).await?;
+        let polled = match consumer.poll(self.config.limits()).await {
+            Ok(polled) => polled,
+            Err(error @ (JournalError::Closed | JournalError::Lost(_))) => return Err(error.into()),
+            Err(error) => {
+                // What is held is stored all the same, and what can't be read now may be read later.
+                tracing::error!(%error, "the journal can't be read; trying again");
+                metrics::counter!("vedette_journal_read_errors_total").increment(1);
+                tokio::time::sleep(AFTER_FAILED_POLL).await;
+                Polled::Idle
+            }
+        };
         let idle = matches!(polled, Polled::Idle);
         match polled {
             Polled::Records(records) => self.take(records).await?,
-            Polled::Assigned(_) => self.known_since = i64::MAX,
-            Polled::Revoking(_) => self.settle(consumer).await?,
+            Polled::Assigned(_) => {
+                self.known_since = i64::MAX;
+                self.uncommitted.clear();
+            }
+            Polled::Revoking(_) => match tokio::time::timeout(HAND_OVER, self.settle(consumer)).await {
+                Ok(settled) => settled?,
+                Err(_) => {
+                    tracing::warn!(
+                        "the store takes too long to hand partitions over; their new owner starts from before"
+                    );
+                    self.forget();
+                }
+            },
             Polled::Idle => {}
         }
         self.turn(consumer).await?;
@@ -118,7 +145,7 @@ impl Pipeline {
 
     /// Decodes and evaluates one delivery; its findings are durable in the alert topic when this returns.
     async fn take(&mut self, records: Vec<Delivered>) -> Result<(), PipelineError> {
-        self.seed(&records).await?;
+        self.seed(&records).await;
         self.pending.cover(&records);
         let mut decoded = decode::decode(records).await?;
         self.bury(std::mem::take(&mut decoded.dead)).await?;
@@ -174,6 +201,7 @@ impl Pipeline {
                 Err(JournalError::Closed) => return Err(JournalError::Closed.into()),
                 Err(error) => {
                     tracing::error!(%topic, %error, "journal does not take records; trying again");
+                    metrics::counter!("vedette_journal_append_errors_total", "topic" => topic.name()).increment(1);
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(10));
                 }
@@ -182,33 +210,33 @@ impl Pipeline {
     }
 
     /// Learns what the store already holds of the records about to be evaluated, so that a redelivery changes nothing.
-    async fn seed(&mut self, records: &[Delivered]) -> Result<(), PipelineError> {
+    async fn seed(&mut self, records: &[Delivered]) {
         let oldest = records.iter().map(|delivered| delivered.record.received_at).min().unwrap_or_default();
         // Another partition can begin with older records than the first one did.
         if oldest >= self.known_since {
-            return Ok(());
+            return;
         }
         let since = oldest - i64::from(self.config.seen_minutes) * 60_000_000;
         for table in [Table::Audit, Table::Falco, Table::Alerts] {
             let seen = if table == Table::Alerts { &mut self.alerts } else { &mut self.events };
-            let ids = self.store.recent_ids(table, since, seen.capacity()).await?;
+            let ids = recent_ids(self.store.as_ref(), table, since, seen.capacity()).await;
             tracing::debug!(table = table.name(), ids = ids.len(), "known ids");
             ids.into_iter().for_each(|id| {
                 seen.insert(id);
             });
         }
         for table in DERIVED {
-            let ids = self.store.recent_ids(table, since, self.events.capacity()).await?;
+            let ids = recent_ids(self.store.as_ref(), table, since, self.events.capacity()).await;
             let ahead = ids.into_iter().filter(|id| !self.events.contains(*id)).collect();
             self.ahead.insert(table, ahead);
         }
         self.known_since = since;
-        Ok(())
     }
 
     /// Starts a flush that is due and commits one that is done.
     async fn turn(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
-        if self.flush.as_ref().is_some_and(Flush::is_finished) {
+        let left_over = self.flush.is_none() && !self.uncommitted.is_empty();
+        if left_over || self.flush.as_ref().is_some_and(Flush::is_finished) {
             self.commit(consumer).await?;
         }
         if self.pending.is_due(&self.config) {
@@ -228,12 +256,55 @@ impl Pipeline {
         self.commit(consumer).await
     }
 
+    /// Lets go of all that is neither stored nor committed, as if it had never been read: someone else reads it again.
+    fn forget(&mut self) {
+        self.flush = None;
+        self.uncommitted.clear();
+        self.pending = Pending::new(self.journal.id());
+        self.events = Seen::new(self.config.seen_events);
+        self.alerts = Seen::new(self.config.seen_alerts);
+        self.ahead = Ahead::new();
+        self.known_since = i64::MAX;
+    }
+
     async fn commit(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
-        let Some(flush) = self.flush.take() else { return Ok(()) };
-        let positions: Positions = flush.finish().await?;
-        Ok(consumer.commit(&positions).await?)
+        if let Some(flush) = &mut self.flush {
+            self.uncommitted.extend(flush.finish().await?);
+            self.flush = None;
+        }
+        if self.uncommitted.is_empty() {
+            return Ok(());
+        }
+        match consumer.commit(&self.uncommitted).await {
+            Ok(()) => self.uncommitted.clear(),
+            Err(JournalError::Closed) => return Err(JournalError::Closed.into()),
+            // The next commit takes these positions along. What is read again in between is recognised.
+            Err(error) => tracing::warn!(%error, "the journal does not take a position; it is committed with the next"),
+        }
+        Ok(())
     }
 }
+
+/// Asks until the store answers: to evaluate without knowing what it holds would raise findings again.
+async fn recent_ids(store: &dyn Store, table: Table, since: i64, most: usize) -> Vec<EventId> {
+    let mut wait = Duration::from_millis(200);
+    loop {
+        match store.recent_ids(table, since, most).await {
+            Ok(ids) => return ids,
+            Err(error) => {
+                tracing::error!(table = table.name(), %error, "store does not say what it holds; trying again");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(30));
+            }
+        }
+    }
+}
+
+/// How long partitions that another process takes over may wait for the store; the journal gives them up at 15 seconds.
+const HAND_OVER: Duration = Duration::from_secs(12);
+
+/// Between a poll that failed and the next.
+const AFTER_FAILED_POLL: Duration = Duration::from_secs(1);
 
 /// How long the journal is read on after the signal to stop, so that what was accepted is stored. The journal keeps the rest.
 const CATCH_UP: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -15,7 +15,7 @@ use vedette_analytics::query;
 use vedette_analytics::store::{Store, StoreError, Write, lake};
 use vedette_benches::Generator;
 use vedette_detections::{Rule, builtin};
-use vedette_journal::{Journal, Limits, Polled, Record, Source, Topic, embedded};
+use vedette_journal::{Consumer, Journal, JournalError, Limits, Polled, Positions, Record, Source, Topic, embedded};
 use vedette_schemas::{EventId, Table, rebuild_audit};
 
 use crate::engine::rule;
@@ -187,10 +187,11 @@ async fn a_failing_rule_raises_a_finding_about_itself_and_the_stream_goes_on() {
     assert!(number(&store, &format!("{ALERTS} WHERE rule_id <> '{RULE_FAILED}'")).await > 0);
 }
 
-/// A lake that is away for the first so many writes.
+/// A lake that is away for the first so many writes, and when it is first asked for ids.
 struct Flaky {
     lake: Arc<dyn Store>,
     failures: AtomicUsize,
+    failed_ids: AtomicBool,
 }
 
 #[async_trait]
@@ -206,6 +207,10 @@ impl Store for Flaky {
         }
     }
     async fn recent_ids(&self, table: Table, since: i64, limit: usize) -> Result<Vec<EventId>, StoreError> {
+        let unasked = self.failed_ids.swap(true, Ordering::SeqCst);
+        if !unasked {
+            return Err(StoreError::Unavailable { store: "flaky", reason: "away".into() });
+        }
         self.lake.recent_ids(table, since, limit).await
     }
     async fn provider(&self, table: Table) -> Result<Arc<dyn TableProvider>, StoreError> {
@@ -219,11 +224,84 @@ impl Store for Flaky {
     }
 }
 
+/// A journal whose consumers fail every other call.
+struct Moody(Arc<dyn Journal>);
+
+struct MoodyConsumer {
+    consumer: Box<dyn Consumer>,
+    calls: usize,
+    commits: usize,
+}
+
+impl MoodyConsumer {
+    fn call(&mut self) -> Result<(), JournalError> {
+        self.calls += 1;
+        if self.calls.is_multiple_of(2) { Ok(()) } else { Err(JournalError::Kafka("no leader".into())) }
+    }
+}
+
+#[async_trait]
+impl Journal for Moody {
+    async fn append(&self, topic: Topic, records: Vec<Record>) -> Result<(), JournalError> {
+        self.0.append(topic, records).await
+    }
+    async fn subscribe(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Consumer>, JournalError> {
+        let consumer = self.0.subscribe(group, topics).await?;
+        Ok(Box::new(MoodyConsumer { consumer, calls: 0, commits: 0 }))
+    }
+    async fn ready(&self) -> Result<(), JournalError> {
+        self.0.ready().await
+    }
+    fn id(&self) -> String {
+        self.0.id()
+    }
+}
+
+#[async_trait]
+impl Consumer for MoodyConsumer {
+    async fn poll(&mut self, limits: Limits) -> Result<Polled, JournalError> {
+        self.call()?;
+        self.consumer.poll(limits).await
+    }
+    async fn commit(&mut self, positions: &Positions) -> Result<(), JournalError> {
+        self.commits += 1;
+        if self.commits == 1 {
+            return Err(JournalError::Kafka("not coordinator".into()));
+        }
+        self.consumer.commit(positions).await
+    }
+    async fn lag(&mut self) -> Result<u64, JournalError> {
+        Err(JournalError::Kafka("no watermarks".into()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_fails_now_and_then_is_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, store) = place(folder.path()).await;
+    let moody: Arc<dyn Journal> = Arc::new(Moody(journal.clone()));
+    journal.append(Topic::Audit, generated(9, 300)).await.unwrap();
+    let config = Config { group: "g".into(), flush_seconds: 1, ..Config::default() };
+    let running = Running::start(config, &moody, &store, builtin().unwrap()).await;
+    // Longer than the engine waits before it asks for the lag, and twice for a flush.
+    let committed = async {
+        while journal.subscribe("g", &[Topic::Audit]).await.unwrap().lag().await.unwrap() > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    };
+    tokio::time::timeout(Duration::from_secs(60), committed).await.unwrap();
+    running.stop().await;
+    assert_eq!(number(&store, EVENTS).await, 300);
+    assert_eq!(number(&store, ALERTS).await, number(&store, DISTINCT_ALERTS).await);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_is_away_loses_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let (journal, lake) = place(folder.path()).await;
-    let flaky = Arc::new(Flaky { lake: lake.clone(), failures: AtomicUsize::new(3) });
+    let flaky =
+        Arc::new(Flaky { lake: lake.clone(), failures: AtomicUsize::new(3), failed_ids: AtomicBool::new(false) });
     let store: Arc<dyn Store> = flaky.clone();
     journal.append(Topic::Audit, generated(8, 1_000)).await.unwrap();
     run_through("g", &journal, &store, builtin().unwrap()).await;

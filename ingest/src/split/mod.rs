@@ -39,6 +39,18 @@ pub enum Piece {
     Rejected { bytes: Bytes, reason: Reason },
 }
 
+impl Piece {
+    /// The memory that it takes.
+    pub fn footprint(&self) -> usize {
+        let (bytes, text) = match self {
+            Piece::Event { bytes, form: Form::Bare { kind: Some(kind), .. } } => (bytes, kind.len()),
+            Piece::Event { bytes, .. } => (bytes, 0),
+            Piece::Rejected { bytes, reason } => (bytes, reason.len()),
+        };
+        size_of::<Self>() + bytes.len() + text
+    }
+}
+
 /// What a splitter looks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -48,7 +60,8 @@ pub struct Options {
     pub max_event_bytes: usize,
 }
 
-/// A body on its way through. Feed it chunks with `push`, then call `finish`.
+/// A body on its way through. Feed it chunks with `push`, then call `finish`. Or, where memory counts, `add` each chunk
+/// and call `proceed` until there is no more of it, and once more after `end`.
 pub struct Splitter {
     options: Options,
     /// What is still needed: first what is rejected already if there is a `fault`, then from `start` the value at hand.
@@ -64,6 +77,8 @@ pub struct Splitter {
     parts: usize,
     /// After a fault, brackets and commas between events mean nothing.
     recovering: bool,
+    /// Why the body ends where the chunks do, once it does.
+    ending: Option<Reason>,
     pushed: usize,
     rescanned: usize,
 }
@@ -81,6 +96,7 @@ impl Splitter {
             envelope: Envelope::default(),
             parts: 0,
             recovering: false,
+            ending: None,
             pushed: 0,
             rescanned: 0,
         }
@@ -88,38 +104,57 @@ impl Splitter {
 
     /// Takes the next chunk and adds what it completes to `out`.
     pub fn push(&mut self, chunk: &[u8], out: &mut Vec<Piece>) {
-        self.pushed += chunk.len();
-        self.buffer.extend_from_slice(chunk);
-        self.advance(out);
-        while self.buffer.len() > self.options.max_event_bytes {
-            self.shorten(out);
-            self.advance(out);
-        }
+        self.add(chunk);
+        self.proceed(usize::MAX, out);
     }
 
     /// The body is at its end: what is left is rejected.
     pub fn finish(mut self, out: &mut Vec<Piece>) {
-        self.finish_with("the body ends within a value", out);
+        self.end();
+        self.proceed(usize::MAX, out);
     }
 
-    /// The body is cut off here, for this reason.
-    pub fn cut(mut self, reason: impl Into<Reason>, out: &mut Vec<Piece>) {
-        self.finish_with(reason, out);
+    /// Takes the next chunk, for `proceed` to split.
+    pub fn add(&mut self, chunk: &[u8]) {
+        self.pushed += chunk.len();
+        self.buffer.extend_from_slice(chunk);
+    }
+
+    /// The body is at its end: what is left then is for `proceed` to reject.
+    pub fn end(&mut self) {
+        self.cut("the body ends within a value");
+    }
+
+    /// The body is cut off here, for this reason: what is left then is for `proceed` to reject.
+    pub fn cut(&mut self, reason: impl Into<Reason>) {
+        self.ending = Some(reason.into());
+    }
+
+    /// Adds what the chunks complete to `out`, until that holds `most`; false once there is no more. Two bytes can make
+    /// a piece, which takes many times as much memory.
+    pub fn proceed(&mut self, most: usize, out: &mut Vec<Piece>) -> bool {
+        while out.len() < most {
+            if self.step(out) {
+                continue;
+            }
+            if self.buffer.len() > self.options.max_event_bytes {
+                self.shorten(out);
+                continue;
+            }
+            let Some(reason) = self.ending.clone() else { return false };
+            if !self.place.within_value() {
+                self.start = self.buffer.len();
+                self.reject_faulty(out);
+                return false;
+            }
+            self.fail(reason);
+        }
+        true
     }
 
     /// Bytes held back for what follows.
     pub fn buffered(&self) -> usize {
         self.buffer.len()
-    }
-
-    fn finish_with(&mut self, reason: impl Into<Reason>, out: &mut Vec<Piece>) {
-        let reason = reason.into();
-        while self.place.within_value() {
-            self.fail(reason.clone());
-            self.advance(out);
-        }
-        self.start = self.buffer.len();
-        self.reject_faulty(out);
     }
 
     /// Gives up the first line of the value at hand, and goes back to scan what follows as if it stood by itself.

@@ -100,13 +100,8 @@ fn text(value: &[u8]) -> Option<String> {
 }
 
 impl Splitter {
-    /// Scans until the buffer is at its end.
-    pub(super) fn advance(&mut self, out: &mut Vec<Piece>) {
-        while self.step(out) {}
-    }
-
     /// One step; false when more bytes are needed.
-    fn step(&mut self, out: &mut Vec<Piece>) -> bool {
+    pub(super) fn step(&mut self, out: &mut Vec<Piece>) -> bool {
         match self.place {
             Place::Line => return self.end_line(),
             Place::Rest => {

@@ -17,7 +17,7 @@ fn shown(pieces: Vec<Piece>) -> Vec<String> {
         .collect()
 }
 
-/// Splits in one piece, and a byte at a time: both give what is expected.
+/// Splits in one piece, a byte at a time, and one piece at a time: all give what is expected.
 fn check(body: &str, expected: &[&str]) {
     check_within(body, expected, OPTIONS);
 }
@@ -31,6 +31,25 @@ fn check_within(body: &str, expected: &[&str], options: Options) {
     }
     splitter.finish(&mut out);
     assert_eq!(shown(out), expected, "byte by byte: {body}");
+    let mut splitter = Splitter::new(options);
+    splitter.add(body.as_bytes());
+    let mut out = few_by_few(&mut splitter, 1);
+    splitter.end();
+    out.extend(few_by_few(&mut splitter, 1));
+    assert_eq!(shown(out), expected, "piece by piece: {body}");
+}
+
+/// What a splitter has, fetched in portions of so many pieces.
+fn few_by_few(splitter: &mut Splitter, most: usize) -> Vec<Piece> {
+    let (mut out, mut portion) = (Vec::new(), Vec::new());
+    loop {
+        let more = splitter.proceed(most, &mut portion);
+        assert!(portion.len() <= most + 1, "{} pieces at once", portion.len());
+        out.append(&mut portion);
+        if !more {
+            return out;
+        }
+    }
 }
 
 #[test]
@@ -117,7 +136,8 @@ fn cut_off_bodies_keep_what_is_whole() {
     let mut out = Vec::new();
     let mut splitter = Splitter::new(OPTIONS);
     splitter.push(b"{\"a\":1}{\"b\"", &mut out);
-    splitter.cut("too long", &mut out);
+    splitter.cut("too long");
+    splitter.proceed(usize::MAX, &mut out);
     assert_eq!(out.pop(), Some(Piece::Rejected { bytes: "{\"b\"".into(), reason: "too long".into() }));
 }
 
@@ -152,6 +172,18 @@ fn long_events_are_rejected_in_parts_and_nothing_is_lost() {
         assert_eq!(parts.concat(), r#"{"long":"0123456789"}"#);
         assert!(parts.iter().all(|part| part.len() <= 11), "{parts:?}");
     }
+}
+
+#[test]
+fn a_long_value_that_turns_out_to_be_many_events_comes_a_few_at_a_time() {
+    let options = Options { lists: true, max_event_bytes: 3000 };
+    let body = format!("{{\"a\":[{}", "\n{}".repeat(1500));
+    let mut splitter = Splitter::new(options);
+    splitter.add(body.as_bytes());
+    let mut out = few_by_few(&mut splitter, 10);
+    splitter.end();
+    out.extend(few_by_few(&mut splitter, 10));
+    assert_eq!(shown(out), shown(split_all(body.as_bytes(), options)));
 }
 
 #[test]

@@ -1,14 +1,19 @@
 //! A server on a free port, a journal in memory, and certificates.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use reqwest::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -18,13 +23,15 @@ use vedette_journal::{Consumer, Journal, JournalError, Record, Topic};
 /// A journal in memory.
 pub struct Memory {
     records: Mutex<Vec<(Topic, Record)>>,
+    largest_append: Mutex<usize>,
     stalled: watch::Sender<bool>,
     failing: watch::Sender<bool>,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { records: Mutex::default(), stalled: watch::Sender::new(false), failing: watch::Sender::new(false) }
+        let (stalled, failing) = (watch::Sender::new(false), watch::Sender::new(false));
+        Self { records: Mutex::default(), largest_append: Mutex::default(), stalled, failing }
     }
 }
 
@@ -44,6 +51,11 @@ impl Memory {
     pub fn records(&self, topic: Topic) -> Vec<Record> {
         let records = self.records.lock().unwrap();
         records.iter().filter(|(of, _)| *of == topic).map(|(_, record)| record.clone()).collect()
+    }
+
+    /// How many records the largest append had.
+    pub fn largest_append(&self) -> usize {
+        *self.largest_append.lock().unwrap()
     }
 
     pub fn payloads(&self, topic: Topic) -> Vec<String> {
@@ -69,6 +81,9 @@ impl Journal for Memory {
         if *self.failing.borrow() {
             return Err(JournalError::Closed);
         }
+        let mut largest = self.largest_append.lock().unwrap();
+        *largest = records.len().max(*largest);
+        drop(largest);
         self.records.lock().unwrap().extend(records.into_iter().map(|record| (topic, record)));
         Ok(())
     }
@@ -112,6 +127,64 @@ impl Server {
     pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> StatusCode {
         client().post(self.url(path)).body(body).send().await.unwrap().status()
     }
+
+    /// A connection that sends this much.
+    pub async fn connect(&self, sent: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        stream
+    }
+
+    /// A request that announces so many bytes and sends none, and so holds room for them.
+    pub async fn occupy(&self, bytes: usize) -> TcpStream {
+        let head = format!("POST /v1/audit/other HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n\r\n");
+        let stream = self.connect(head.as_bytes()).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stream
+    }
+}
+
+/// The head of the next answer on a connection.
+pub async fn head_of(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = tokio::time::timeout(Duration::from_secs(10), stream.read_u8()).await.expect("no answer");
+        head.push(byte.expect("the connection ended"));
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// What is counted on this thread, where a test's server runs too. It counts while it is the thread's recorder.
+#[derive(Default)]
+pub struct Counted(Mutex<HashMap<String, Arc<AtomicU64>>>);
+
+impl Counted {
+    /// A counter, as `name{label=value,…}`.
+    pub fn get(&self, series: &str) -> u64 {
+        self.0.lock().unwrap().get(series).map_or(0, |count| count.load(Ordering::SeqCst))
+    }
+}
+
+impl Recorder for Counted {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        let series = format!("{}{{{}}}", key.name(), labels.join(","));
+        Counter::from_arc(Arc::clone(self.0.lock().unwrap().entry(series).or_default()))
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
 }
 
 /// Defaults on a free port.
@@ -144,6 +217,12 @@ pub fn body_of() -> (mpsc::Sender<String>, reqwest::Body) {
         receiver.recv().await.map(|chunk| (Ok::<_, std::io::Error>(chunk), receiver))
     });
     (sender, reqwest::Body::wrap_stream(stream))
+}
+
+/// A body whose length is not known beforehand.
+pub fn in_chunks(bytes: &[u8]) -> reqwest::Body {
+    let chunks: Vec<_> = bytes.chunks(64 << 10).map(|chunk| Ok::<_, std::io::Error>(chunk.to_vec())).collect();
+    reqwest::Body::wrap_stream(futures::stream::iter(chunks))
 }
 
 /// A certificate authority with a folder for its files.

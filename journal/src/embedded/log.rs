@@ -13,6 +13,8 @@ use crate::record::Topic;
 #[derive(Clone, Debug)]
 pub enum Trouble {
     Full,
+    /// A write was refused, as on a full disk, and taken back. The next one may succeed.
+    Refused(String),
     /// A write or sync failed in a way that leaves the file's state unknown. Only opening the journal again helps.
     Failed(String),
 }
@@ -49,11 +51,15 @@ impl Log {
         self.durable.subscribe()
     }
 
-    /// The last segment now has this much on disk, up to this offset. Readers may go that far.
+    /// The last segment now has this much on disk, up to this offset. Readers may go that far. A topic that takes records
+    /// is in no trouble.
     pub fn publish(&self, bytes: u64, next: u64) {
-        if let Some(last) = self.state().segments.last_mut() {
+        let mut state = self.state();
+        if let Some(last) = state.segments.last_mut() {
             last.bytes = bytes;
         }
+        state.trouble = None;
+        drop(state);
         self.durable.send_replace(next);
     }
 
@@ -106,13 +112,19 @@ impl Log {
         matches!(self.state().trouble, Some(Trouble::Full))
     }
 
+    pub fn is_refused(&self) -> bool {
+        matches!(self.state().trouble, Some(Trouble::Refused(_)))
+    }
+
     /// The error to answer with while the topic takes no records.
     pub fn check(&self) -> Result<(), JournalError> {
         let path = self.dir.display().to_string();
         match self.state().trouble.clone() {
             None => Ok(()),
             Some(Trouble::Full) => Err(JournalError::Full { path }),
-            Some(Trouble::Failed(reason)) => Err(JournalError::Io { path, source: std::io::Error::other(reason) }),
+            Some(Trouble::Refused(reason) | Trouble::Failed(reason)) => {
+                Err(JournalError::Io { path, source: std::io::Error::other(reason) })
+            }
         }
     }
 }

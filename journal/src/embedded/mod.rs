@@ -12,10 +12,14 @@
 //! A topic that no group reads is kept by age and size alone. A group that is given up for good stands in the way of
 //! deletion until its file is removed, with the process stopped.
 //!
-//! A crash leaves a torn tail at most, which was never acknowledged: opening cuts it off. Any other damage is an error that
-//! names file and byte, and nothing is cut, skipped or moved aside for it. In a topic's last segment opening fails; in an
-//! older one the groups that come to it stop there, while other topics and new records go on. To go on without the damaged
-//! segment, remove its file with the process stopped: groups then start after it, and say how many records are missing.
+//! When the disk refuses a write, for instance because it is full, the append fails and is taken back. The journal is
+//! then not ready until a write succeeds: the next append, or the writer's own attempt every few seconds.
+//!
+//! A crash leaves a torn tail at most, which was never acknowledged: opening cuts it off, and syncs what is whole. Any
+//! other damage is an error that names file and byte, and nothing is cut, skipped or moved aside for it. In a topic's
+//! last segment opening fails; in an older one the groups that come to it stop there, while other topics and new records
+//! go on. To go on without the damaged segment, remove its file with the process stopped: groups then start after it,
+//! and say how many records are missing.
 
 mod consumer;
 mod encoders;

@@ -33,23 +33,53 @@ pub fn at(path: &Path) -> impl Fn(io::Error) -> JournalError + '_ {
     |source| JournalError::Io { path: path.display().to_string(), source }
 }
 
+/// Why there is no new segment.
+#[derive(Debug)]
+pub struct Refused {
+    pub error: JournalError,
+    /// Why its file may be in the folder all the same. The next opening would take it for the log's last segment.
+    pub left: Option<io::Error>,
+}
+
+impl From<Refused> for JournalError {
+    fn from(refused: Refused) -> Self {
+        refused.error
+    }
+}
+
 /// Makes the names in a folder durable.
 pub fn sync_dir(dir: &Path) -> Result<(), JournalError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(at(dir))
 }
 
 /// Creates an empty segment, durably. A file of that name can only be what an earlier attempt left, which nothing was
-/// written to that counts.
-pub fn create(dir: &Path, base: u64) -> Result<File, JournalError> {
+/// written to that counts. After an error there is none, unless it says otherwise.
+pub fn create(dir: &Path, base: u64) -> Result<File, Refused> {
     let path = path_of(dir, base);
-    let file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(at(&path))?;
-    file.set_len(0).and_then(|()| file.sync_all()).map_err(at(&path))?;
-    sync_dir(dir)?;
+    // Opened before there is a file, which could be neither kept nor removed durably without it.
+    let folder = File::open(dir).map_err(|e| Refused { error: at(dir)(e), left: None })?;
+    create_in(&folder, &path).map_err(|e| Refused { error: at(&path)(e), left: take_back(&folder, &path).err() })
+}
+
+fn create_in(folder: &File, path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    file.set_len(0)?;
+    file.sync_all()?;
+    folder.sync_all()?;
     Ok(file)
 }
 
-/// Finds a topic's segments and cuts a torn tail off. `floor` is the highest offset that a group has committed: offsets
-/// below it were in use and are never given out again, even where the records themselves are gone.
+/// Removes what an unfinished creation left, durably.
+fn take_back(folder: &File, path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => folder.sync_all(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Finds a topic's segments, cuts a torn tail off and makes the rest durable. `floor` is the highest offset that a group
+/// has committed: offsets below it were in use and are never given out again, even where the records themselves are gone.
 pub fn recover(dir: &Path, floor: u64) -> Result<Recovered, JournalError> {
     let mut segments = list(dir)?;
     let Some(last) = segments.last_mut() else {
@@ -63,6 +93,9 @@ pub fn recover(dir: &Path, floor: u64) -> Result<Recovered, JournalError> {
         cut_torn_tail(&file, &path, &scan, last.bytes)?;
         last.bytes = scan.bytes;
     }
+    // A killed process may have left frames, and the file's own name, in memory alone. From here on they count as durable.
+    file.sync_all().map_err(at(&path))?;
+    sync_dir(dir)?;
     let mut next = scan.next;
     if floor > next {
         tracing::error!(path = %dir.display(), end = next, committed = floor, "the log ends before what was read from it: records are missing");
@@ -146,7 +179,7 @@ fn cut_torn_tail(file: &File, path: &Path, scan: &Scan, end: u64) -> Result<(), 
         });
     }
     tracing::warn!(path = %path.display(), at = scan.bytes, bytes = tail.len(), "cutting off records that were never acknowledged");
-    file.set_len(scan.bytes).and_then(|()| file.sync_all()).map_err(at(path))
+    file.set_len(scan.bytes).map_err(at(path))
 }
 
 /// Whether the bytes start with a whole frame, written when records from offset `next` on were on disk already.

@@ -17,8 +17,10 @@ use crate::JournalError;
 
 /// One write gathers no more than this.
 const GATHERED_BYTES: usize = 16 << 20;
-/// How often the limits are looked after.
+/// How often the limits are looked after, and a disk that refused a write is tried again.
 const RETENTION_EVERY: Duration = Duration::from_secs(5);
+/// How much the disk has to take before it is trusted again.
+const PROBE_BYTES: usize = 1 << 20;
 
 pub enum Command {
     Append(Append),
@@ -82,6 +84,7 @@ impl Writer {
             }
             if retain {
                 self.retain(0);
+                self.probe();
                 retained = Instant::now();
             }
         }
@@ -101,8 +104,14 @@ impl Writer {
         }
         let size = appends.iter().map(Append::size).sum::<usize>() as u64;
         self.make_room(size)?;
-        if self.bytes > 0 && self.bytes + size > self.limits.segment_bytes {
-            self.roll()?;
+        if self.bytes > 0
+            && self.bytes + size > self.limits.segment_bytes
+            && let Err(e) = self.roll()
+        {
+            if !self.failed {
+                self.log.set_trouble(Some(Trouble::Refused(e.to_string())));
+            }
+            return Err(e);
         }
         let mut next = self.next;
         for frame in appends.iter_mut().flat_map(|append| &mut append.frames) {
@@ -141,8 +150,29 @@ impl Writer {
     /// Takes a half-written group back, for instance when the disk is full.
     fn undo(&mut self, cause: &io::Error) {
         tracing::error!(topic = %self.log.topic, error = %cause, "a journal write failed");
-        if let Err(e) = self.file.set_len(self.bytes).and_then(|()| self.file.sync_all()) {
-            self.fail(&e);
+        match self.cut_back() {
+            Ok(()) => self.log.set_trouble(Some(Trouble::Refused(cause.to_string()))),
+            Err(e) => self.fail(&e),
+        }
+    }
+
+    /// Leaves in the file what is acknowledged.
+    fn cut_back(&self) -> io::Result<()> {
+        self.file.set_len(self.bytes).and_then(|()| self.file.sync_all())
+    }
+
+    /// Tries whether a disk that refused a write takes one now. The next append may never come to find out: where
+    /// requests are routed by readiness, nobody sends to a journal that is not ready.
+    fn probe(&mut self) {
+        if !self.log.is_refused() {
+            return;
+        }
+        // Zeros are no frame: should the process end here, the next opening cuts them off.
+        let written = self.file.write_all(&vec![0_u8; PROBE_BYTES]);
+        match (self.cut_back(), written) {
+            (Ok(()), Ok(())) => self.log.set_trouble(None),
+            (Ok(()), Err(e)) => tracing::warn!(topic = %self.log.topic, error = %e, "the disk still refuses writes"),
+            (Err(e), _) => self.fail(&e),
         }
     }
 
@@ -155,7 +185,16 @@ impl Writer {
     }
 
     fn roll(&mut self) -> Result<(), JournalError> {
-        self.file = segment::create(&self.log.dir, self.next)?;
+        self.file = match segment::create(&self.log.dir, self.next) {
+            Ok(file) => file,
+            Err(refused) => {
+                // More in the segment before would be lost: recovery looks for the log's end in the last file alone.
+                if let Some(left) = &refused.left {
+                    self.fail(left);
+                }
+                return Err(refused.error);
+            }
+        };
         self.base = self.next;
         self.bytes = 0;
         self.log.add_segment(self.base);
@@ -165,6 +204,9 @@ impl Writer {
     fn make_room(&mut self, size: u64) -> Result<(), JournalError> {
         if self.log.size() + size > self.limits.retention_bytes {
             self.retain(size);
+        }
+        if self.failed {
+            return self.log.check();
         }
         if self.log.size() + size <= self.limits.retention_bytes {
             if self.log.is_full() {
@@ -183,7 +225,7 @@ impl Writer {
     /// What no group reads at all goes by age and size alone.
     fn retain(&mut self, needed: u64) {
         let read_up_to = self.groups.slowest(self.log.topic).unwrap_or(u64::MAX);
-        let last_is_stale = self.bytes > 0 && read_up_to >= self.next && self.is_expired(self.base);
+        let last_is_stale = !self.failed && self.bytes > 0 && read_up_to >= self.next && self.is_expired(self.base);
         if last_is_stale && let Err(e) = self.roll() {
             tracing::warn!(topic = %self.log.topic, error = %e, "can't close a journal segment");
         }
@@ -255,5 +297,69 @@ fn again(error: &JournalError) -> JournalError {
         }
         JournalError::Full { path } => JournalError::Full { path: path.clone() },
         other => JournalError::Io { path: String::new(), source: io::Error::other(other.to_string()) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::sync::Semaphore;
+
+    use super::super::frame::Encoder;
+    use super::super::segment::Segment;
+    use super::*;
+    use crate::record::{Record, Source, Topic};
+
+    const LIMITS: Limits =
+        Limits { segment_bytes: 1 << 20, retention_bytes: 1 << 30, retention: Duration::from_secs(3600) };
+
+    /// The writer of a topic whose one segment is that file, empty as yet.
+    fn writer_to(dir: &Path, file: File) -> Writer {
+        let groups = Arc::new(Groups::load(dir.join("groups")).unwrap());
+        let segments = vec![Segment { base: 0, bytes: 0 }];
+        let log = Arc::new(Log::new(Topic::Audit, dir.to_owned(), segments.clone(), 0));
+        Writer::new(log, groups, LIMITS, Recovered { segments, file, next: 0 })
+    }
+
+    /// Appends one record.
+    fn append(writer: &mut Writer) -> Result<(), JournalError> {
+        let record = Record::new("c".into(), Source::Audit, 1, "{}".into());
+        let frames = Encoder::new().unwrap().encode_all(&[record]).unwrap();
+        let (done, mut answer) = oneshot::channel();
+        let budget = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        writer.append(vec![Append { frames, done, _budget: budget }]);
+        answer.try_recv().unwrap()
+    }
+
+    /// `/dev/full` refuses every write, and can't be cut back either.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_failed_write_is_never_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = File::options().read(true).append(true).open("/dev/full").unwrap();
+        let mut writer = writer_to(folder.path(), full);
+        for _ in 0..2 {
+            assert!(append(&mut writer).is_err());
+            writer.probe();
+        }
+        assert!(writer.log.check().is_err());
+        assert_eq!(writer.log.durable(), 0, "readers are given nothing");
+    }
+
+    #[test]
+    fn a_refused_write_is_trouble_until_the_disk_takes_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = writer_to(folder.path(), segment::create(folder.path(), 0).unwrap());
+        let end_trouble: [fn(&mut Writer); 2] = [|writer| append(writer).unwrap(), Writer::probe];
+        for end_trouble in end_trouble {
+            append(&mut writer).unwrap();
+            writer.undo(&io::Error::from(io::ErrorKind::StorageFull));
+            assert!(matches!(writer.log.check(), Err(JournalError::Io { .. })));
+            end_trouble(&mut writer);
+            writer.log.check().unwrap();
+            let size = std::fs::metadata(path_of(folder.path(), 0)).unwrap().len();
+            assert_eq!(size, writer.bytes, "a probe leaves nothing behind");
+        }
     }
 }

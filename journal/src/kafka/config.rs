@@ -66,6 +66,25 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Names the first key whose value can't work, and why.
+    pub fn check(&self) -> Result<(), String> {
+        const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
+        if self.brokers.trim().is_empty() {
+            return Err("brokers: names none".into());
+        }
+        for (key, value) in [("partitions", self.partitions), ("replication", self.replication)] {
+            if value < 1 {
+                return Err(format!("{key}: {value} is below 1"));
+            }
+        }
+        match &self.security_protocol {
+            Some(protocol) if !PROTOCOLS.contains(&protocol.to_ascii_lowercase().as_str()) => {
+                Err(format!("security_protocol: {protocol} is none of {}", PROTOCOLS.join(", ")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A topic's name in Kafka.
     pub(super) fn topic(&self, topic: Topic) -> String {
         format!("{}{topic}", self.topic_prefix)
@@ -137,10 +156,12 @@ impl Config {
             .set("partition.assignment.strategy", "roundrobin")
             .set("session.timeout.ms", "15000")
             .set("heartbeat.interval.ms", "3000")
-            // Prefetched messages, all partitions together, bound this process's memory.
-            .set("queued.max.messages.kbytes", "65536")
-            .set("fetch.queue.backoff.ms", "50")
-            .set("max.partition.fetch.bytes", "4194304")
+            // What is fetched ahead takes memory. librdkafka looks at the first figure before it fetches, in bytes as
+            // unpacked, and the others count bytes as compressed: about a ninth.
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("max.partition.fetch.bytes", "524288")
+            .set("fetch.max.bytes", "2097152")
             .set("receive.message.max.bytes", "134217728");
         self.with_settings(client)
     }
@@ -150,13 +171,10 @@ impl Config {
     }
 }
 
-/// The password and settings that look like one are masked.
+/// Without the password, and without the values of further settings, which may be secrets as well.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MASK: &str = "********";
-        let secret = |name: &str| ["password", "secret", "jaas", ".pem"].iter().any(|word| name.contains(word));
-        let settings: BTreeMap<&str, &str> =
-            self.settings.iter().map(|(name, value)| (&**name, if secret(name) { MASK } else { value })).collect();
         f.debug_struct("Config")
             .field("brokers", &self.brokers)
             .field("topic_prefix", &self.topic_prefix)
@@ -171,7 +189,7 @@ impl fmt::Debug for Config {
             .field("ssl_ca_location", &self.ssl_ca_location)
             .field("ssl_certificate_location", &self.ssl_certificate_location)
             .field("ssl_key_location", &self.ssl_key_location)
-            .field("settings", &settings)
+            .field("settings", &self.settings.keys())
             .field("delivery_timeout_ms", &self.delivery_timeout_ms)
             .finish()
     }

@@ -44,6 +44,8 @@ struct State {
     records: Vec<Delivered>,
     /// An assignment that the caller has yet to hear of.
     assigned: Option<Vec<Partition>>,
+    /// Why this member can't go on.
+    lost: Option<String>,
     held: BTreeMap<Partition, Place>,
     watermarks_at: Option<Instant>,
 }
@@ -65,6 +67,7 @@ impl Context {
             poll: None,
             records: Vec::new(),
             assigned: None,
+            lost: None,
             held: BTreeMap::new(),
             watermarks_at: None,
         };
@@ -93,8 +96,8 @@ impl Context {
         Ok(list)
     }
 
-    /// Commits on behalf of the caller. A partition that went to another member is not ours to commit: that would move
-    /// its offsets under the new owner.
+    /// Commits on behalf of the caller. A partition that went to another member is left out: to commit it would move
+    /// its offsets under the new owner, and to refuse the commit would hold up the partitions that are still held.
     fn commit(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -105,7 +108,8 @@ impl Context {
         for (partition, offset) in positions {
             let Some(place) = state.held.get(partition) else {
                 let Partition { topic, number } = partition;
-                return Err(JournalError::Kafka(format!("partition {number} of {topic} is no longer held")));
+                tracing::warn!(%topic, partition = number, offset, "not committed: the partition is no longer held");
+                continue;
             };
             if place.committed.is_none_or(|committed| committed < *offset) {
                 forward.insert(*partition, *offset);
@@ -256,6 +260,9 @@ impl Member {
             let mut state = context.state();
             let Some((limits, _)) = &state.poll else { return };
             let limits = *limits;
+            if let Some(reason) = state.lost.clone().filter(|_| state.records.is_empty()) {
+                return finish(state, Err(JournalError::Lost(reason)));
+            }
             if let Some(partitions) = state.assigned.take() {
                 return finish(state, Ok(Polled::Assigned(partitions)));
             }
@@ -281,6 +288,7 @@ impl Member {
                     bytes += record.payload.len();
                     state.records.push(Delivered { partition, offset, record });
                 }
+                Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => state.lost = Some(error.to_string()),
                 Some(Err(error)) if lasting(&error) && state.records.is_empty() => {
                     return finish(state, Err(error.into()));
                 }
@@ -313,7 +321,6 @@ fn finish(mut state: MutexGuard<'_, State>, polled: Result<Polled, JournalError>
 /// Whether an error will not pass by itself: librdkafka reconnects and retries on its own after all others.
 fn lasting(error: &KafkaError) -> bool {
     match error {
-        KafkaError::MessageConsumptionFatal(_) => true,
         KafkaError::MessageConsumption(code) => matches!(
             code,
             RDKafkaErrorCode::TopicAuthorizationFailed

@@ -1,6 +1,8 @@
 //! A record as a Kafka message and back: the event's bytes are the value, where it came from is in headers.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
@@ -16,6 +18,10 @@ const RECEIVED_AT: &str = "received_at";
 const REASON: &str = "reason";
 /// Headers' names, lengths and the record's own frame, generously.
 const OVERHEAD: usize = 512;
+
+/// 2000 to 2200 in microseconds: another unit of time, or none at all, lies outside. A store keeps its rows by day and drops
+/// the days that are too old, so an event must not get just any time.
+const BELIEVABLE: Range<i64> = 946_684_800_000_000..7_258_118_400_000_000;
 
 /// The event's identity, so that a second delivery of it lands in the same partition.
 pub(super) fn key(record: &Record) -> [u8; 16] {
@@ -49,11 +55,12 @@ pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
             Topic::Falco => Source::Falco,
             Topic::Alerts => Source::Vedette,
         },
-        received_at: message.timestamp().to_millis().unwrap_or(0).saturating_mul(1000),
+        received_at: 0,
         reason: None,
         payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
     };
     let mut ours = false;
+    let mut received_at = message.timestamp().to_millis().map(|millis| millis.saturating_mul(1000));
     for header in message.headers().into_iter().flat_map(Headers::iter) {
         let Some(text) = header.value.and_then(|value| std::str::from_utf8(value).ok()) else { continue };
         match header.key {
@@ -62,14 +69,20 @@ pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
                 ours = true;
                 record.source = Source::parse(text).unwrap_or(record.source);
             }
-            RECEIVED_AT => record.received_at = text.parse().unwrap_or(record.received_at),
+            RECEIVED_AT => received_at = text.parse().ok().or(received_at),
             REASON => record.reason = Some(text.to_owned()),
             _ => {}
         }
     }
+    record.received_at = received_at.filter(|time| BELIEVABLE.contains(time)).unwrap_or_else(now);
     // Another producer's key may be anything.
     let key = message.key().filter(|_| ours).and_then(|key| <[u8; 16]>::try_from(key).ok());
     record.id =
         key.map_or_else(|| EventId::of(&record.cluster, &record.payload), |key| EventId(u128::from_be_bytes(key)));
     record
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

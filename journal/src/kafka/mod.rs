@@ -120,7 +120,6 @@ impl Journal for Kafka {
         let producer = self.producer();
         let outcome = self.send(&producer, &self.config.topic(topic), &records).await;
         if outcome.is_err() {
-            metrics::counter!("vedette_journal_append_errors_total", "topic" => topic.name()).increment(1);
             self.revive(&producer);
         }
         outcome
@@ -166,7 +165,7 @@ mod tests {
     use rdkafka::mocking::MockCluster;
 
     use super::*;
-    use crate::{Limits, Polled, Source};
+    use crate::{Limits, Partition, Polled, Positions, Source};
 
     const DELIVERY_TIMEOUT: Duration = Duration::from_millis(1_500);
     /// librdkafka looks for messages past their time once a second.
@@ -181,7 +180,8 @@ mod tests {
     }
 
     fn records(numbers: std::ops::Range<i64>) -> Vec<Record> {
-        let record = |number: i64| Record::new("c".into(), Source::Audit, number, number.to_string().into());
+        let received_at = |number: i64| 1_700_000_000_000_000 + number;
+        let record = |number| Record::new("c".into(), Source::Audit, received_at(number), number.to_string().into());
         numbers.map(record).collect()
     }
 
@@ -228,5 +228,32 @@ mod tests {
                 read.extend(more.iter().map(|delivered| delivered.record.received_at));
             }
         }
+    }
+
+    /// The offset of the first record that comes.
+    async fn first_offset(kafka: &Kafka, group: &str) -> (Box<dyn Consumer>, u64) {
+        let mut consumer = kafka.subscribe(group, &[Topic::Audit]).await.unwrap();
+        let limits = Limits { records: 1, bytes: 1 << 20, wait: Duration::from_millis(200) };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            assert!(Instant::now() < deadline, "a record comes");
+            if let Polled::Records(records) = consumer.poll(limits).await.unwrap() {
+                return (consumer, records[0].offset);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_moves_what_is_held_and_leaves_out_what_is_not() {
+        let cluster = MockCluster::new(1).unwrap();
+        let kafka = connect(cluster.bootstrap_servers());
+        cluster.create_topic(&kafka.config.topic(Topic::Audit), 1, 1).unwrap();
+        kafka.append(Topic::Audit, records(0..10)).await.unwrap();
+        let (mut consumer, first) = first_offset(&kafka, "late").await;
+        let position = |number, offset| (Partition { topic: Topic::Audit, number }, offset);
+        consumer.commit(&Positions::from([position(0, first + 6), position(1, 3)])).await.unwrap();
+        consumer.commit(&Positions::from([position(1, 4)])).await.unwrap();
+        drop(consumer);
+        assert_eq!(first_offset(&kafka, "late").await.1, first + 6);
     }
 }

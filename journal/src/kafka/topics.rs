@@ -1,15 +1,40 @@
-//! Creates the topics that are missing. Existing ones are left as they are: their settings are the operator's.
+//! Creates the topics that are missing. Existing ones are left as they are: their settings are the operator's, and where
+//! all of them exist, the right to create topics is not needed.
+
+use std::collections::BTreeSet;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::{Config, MAX_MESSAGE_BYTES, METADATA_TIMEOUT};
+use super::{Config, MAX_MESSAGE_BYTES, METADATA_TIMEOUT, blocking};
 use crate::{JournalError, Topic};
 
 pub(super) async fn create(config: &Config) -> Result<(), JournalError> {
     let admin: AdminClient<DefaultClientContext> = config.admin().create()?;
+    let ask = move || {
+        let existing = existing_names(&admin);
+        (admin, existing)
+    };
+    let (admin, existing) = blocking(ask).await?;
+    let existing = existing?;
     let names = Topic::ALL.map(|topic| config.topic(topic));
+    let missing: Vec<&str> = names.iter().map(String::as_str).filter(|name| !existing.contains(*name)).collect();
+    if missing.is_empty() { Ok(()) } else { create_all(config, &admin, &missing).await }
+}
+
+/// The topics that this client may see. All are asked for: asked for one by its name, a broker with
+/// `auto.create.topics.enable` creates it.
+fn existing_names(admin: &AdminClient<DefaultClientContext>) -> Result<BTreeSet<String>, KafkaError> {
+    let metadata = admin.inner().fetch_metadata(None, METADATA_TIMEOUT * 2)?;
+    Ok(metadata.topics().iter().map(|topic| topic.name().to_owned()).collect())
+}
+
+async fn create_all(
+    config: &Config,
+    admin: &AdminClient<DefaultClientContext>,
+    names: &[&str],
+) -> Result<(), JournalError> {
     let retention_ms = (u64::from(config.retention_hours) * 3_600_000).to_string();
     let max_message_bytes = MAX_MESSAGE_BYTES.to_string();
     // With three replicas one may be away and acknowledged events still lie on two.
@@ -38,4 +63,25 @@ pub(super) async fn create(config: &Config) -> Result<(), JournalError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    /// The mock broker creates no topic for anybody, as a broker does for one who may only read and write.
+    #[tokio::test]
+    async fn topics_that_exist_need_no_right_to_create_any() {
+        let cluster = MockCluster::new(1).unwrap();
+        let config = Config { brokers: cluster.bootstrap_servers(), ..Config::default() };
+        let names = Topic::ALL.map(|topic| config.topic(topic));
+        for name in &names[1..] {
+            cluster.create_topic(name, 1, 1).unwrap();
+        }
+        assert!(create(&config).await.is_err(), "one is missing");
+        cluster.create_topic(&names[0], 1, 1).unwrap();
+        create(&config).await.unwrap();
+    }
 }

@@ -1,6 +1,9 @@
 //! Writer processes that fare badly. One is killed in mid-stream: what it was told is durable is there afterwards, in
-//! order, and what a power cut or a bad disk would do to the files it left is cut off or reported. One runs out of room half way through a write: what does not fit is refused, and the log goes on.
+//! order, and what a power cut or a bad disk would do to the files it left is cut off or reported. One runs out of room
+//! half way through a write, one out of files half way through a new segment: what does not fit is refused, and the log
+//! goes on.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use vedette_journal::{Journal, JournalError, Record, Topic};
 use crate::suite::{ROOMY, contents, noise, read, record};
 
 const LIMITED_FOLDER: &str = "VEDETTE_TEST_LIMITED_FOLDER";
+const CROWDED_FOLDER: &str = "VEDETTE_TEST_CROWDED_FOLDER";
 const FOLDER: &str = "VEDETTE_TEST_CRASH_FOLDER";
 const SEGMENT_BYTES: &str = "VEDETTE_TEST_CRASH_SEGMENT_BYTES";
 const SMALL_SEGMENT: u64 = 200_000;
@@ -168,31 +172,72 @@ fn write_and_kill(path: &std::path::Path, after_lines: usize, segment_bytes: u64
     acknowledged
 }
 
+fn batch(first: usize, count: usize) -> Vec<Record> {
+    (first..first + count).map(|number| sent_record(0, number)).collect()
+}
+
+/// An append that fails, and makes the journal unready.
+async fn expect_refusal(journal: &Embedded, records: Vec<Record>) {
+    let refused = journal.append(Topic::Audit, records).await;
+    assert!(matches!(refused, Err(JournalError::Io { .. })), "{refused:?}");
+    assert!(journal.ready().await.is_err());
+}
+
+/// A smaller append, which succeeds, and makes the journal ready again.
+async fn go_on(journal: &Embedded) {
+    journal.append(Topic::Audit, batch(100, 50)).await.unwrap();
+    journal.ready().await.unwrap();
+    println!("went on");
+}
+
 /// Not a test of its own: `a_half_written_batch_is_taken_back` starts it in a process whose files can't grow past 128 KiB.
 #[tokio::test]
 async fn limited_writer() {
     let Some(folder) = std::env::var_os(LIMITED_FOLDER) else { return };
     let journal = open(std::path::Path::new(&folder));
-    let batch = |first: usize, count: usize| (first..first + count).map(|number| sent_record(0, number)).collect();
     journal.append(Topic::Audit, batch(0, 100)).await.unwrap();
-    let refused = journal.append(Topic::Audit, batch(500, 400)).await;
-    assert!(matches!(refused, Err(JournalError::Io { .. })), "{refused:?}");
-    journal.ready().await.unwrap();
-    journal.append(Topic::Audit, batch(100, 50)).await.unwrap();
-    println!("went on");
+    expect_refusal(&journal, batch(500, 400)).await;
+    go_on(&journal).await;
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_half_written_batch_is_taken_back() {
-    let folder = tempfile::tempdir().unwrap();
     // Units differ between shells: 128 blocks are 64 or 128 KiB, and the refused batch lies beyond either. An ignored
     // SIGXFSZ lets the write fail rather than kill.
+    check_limited(r#"trap "" XFSZ; ulimit -f 128"#, "embedded_crash::limited_writer", LIMITED_FOLDER).await;
+}
+
+/// Not a test of its own: `a_segment_without_a_file_to_spare_is_taken_back` starts it in a process that can open few
+/// files.
+#[tokio::test]
+async fn crowded_writer() {
+    let Some(folder) = std::env::var_os(CROWDED_FOLDER) else { return };
+    let journal = open(std::path::Path::new(&folder));
+    journal.append(Topic::Audit, batch(0, 100)).await.unwrap();
+    let mut others: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    // One more can be opened, and a new segment takes two: its own, and the folder.
+    others.pop();
+    expect_refusal(&journal, batch(500, 800)).await;
+    drop(others);
+    go_on(&journal).await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_segment_without_a_file_to_spare_is_taken_back() {
+    check_limited("ulimit -n 64", "embedded_crash::crowded_writer", CROWDED_FOLDER).await;
+}
+
+/// Runs a writer in a process that the shell has set a limit for. What it was told is durable is there afterwards.
+#[cfg(target_os = "linux")]
+async fn check_limited(limit: &str, writer: &str, variable: &str) {
+    let folder = tempfile::tempdir().unwrap();
     let output = Command::new("sh")
-        .args(["-c", r#"trap "" XFSZ; ulimit -f 128; exec "$0" "$@""#])
+        .args(["-c", &format!(r#"{limit}; exec "$0" "$@""#)])
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "embedded_crash::limited_writer", "--nocapture", "--test-threads=1"])
-        .env(LIMITED_FOLDER, folder.path())
+        .args(["--exact", writer, "--nocapture", "--test-threads=1"])
+        .env(variable, folder.path())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -200,6 +245,5 @@ async fn a_half_written_batch_is_taken_back() {
     let journal = open(folder.path());
     let mut consumer = journal.subscribe("after", &[Topic::Audit]).await.unwrap();
     assert_eq!(consumer.lag().await.unwrap(), 150);
-    let expected: Vec<_> = (0..150).map(|number| sent_record(0, number)).collect();
-    assert_eq!(contents(&read(&mut *consumer, 150, ROOMY).await), expected);
+    assert_eq!(contents(&read(&mut *consumer, 150, ROOMY).await), batch(0, 150));
 }

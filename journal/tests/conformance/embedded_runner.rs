@@ -435,24 +435,61 @@ async fn read_records_go_by_age_and_unread_ones_stay() {
     assert_eq!(contents(&read(&mut *consumer, 2, ROOMY).await), records(4..6));
 }
 
-/// `/dev/full` refuses every write, and can't be cut back either.
+/// What a killed process left may be in memory alone, and is synced before it counts. `/dev/full` can't be.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_failed_write_is_never_acknowledged() {
+async fn a_last_segment_that_can_not_be_synced_is_not_opened() {
     let folder = Folder::new();
     drop(folder.config().open().unwrap());
     let path = folder.segments(Topic::Audit).remove(0);
     std::fs::remove_file(&path).unwrap();
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-    let journal = folder.config().open().unwrap();
-    for _ in 0..2 {
-        assert!(journal.append(Topic::Audit, records(0..2)).await.is_err());
+    let Some(JournalError::Io { path: named, .. }) = folder.config().open().err() else { panic!() };
+    assert_eq!(named, path.display().to_string());
+}
+
+/// A journal whose records 0 to 2 fill its segment so far that a large one needs the next.
+async fn nearly_full_segment(folder: &Folder) -> (Config, Arc<Embedded>, PathBuf) {
+    let config = Config { segment_bytes: 5_000, ..folder.config() };
+    let journal = config.open().unwrap();
+    journal.append(Topic::Audit, records(0..3)).await.unwrap();
+    let next = folder.segments(Topic::Audit)[0].with_file_name("00000000000000000003.log");
+    (config, journal, next)
+}
+
+/// `/dev/full` stands where the next segment is created, and can't be made empty.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_segment_that_fails_half_way_loses_no_later_record() {
+    let folder = Folder::new();
+    let (config, journal, next) = nearly_full_segment(&folder).await;
+    std::os::unix::fs::symlink("/dev/full", &next).unwrap();
+    assert!(journal.append(Topic::Audit, vec![large(3, 6_000)]).await.is_err());
+    assert!(journal.ready().await.is_err());
+    journal.append(Topic::Audit, records(3..5)).await.unwrap();
+    journal.ready().await.unwrap();
+    drop(journal);
+    let journal = config.open().unwrap();
+    journal.append(Topic::Audit, vec![large(5, 6_000)]).await.unwrap();
+    let mut expected = records(0..5);
+    expected.push(large(5, 6_000));
+    assert_eq!(read_all(&journal, 6).await, expected);
+}
+
+/// A folder stands there, and can't be removed as a file is.
+#[tokio::test]
+async fn a_segment_that_can_not_be_taken_back_stops_its_topic() {
+    let folder = Folder::new();
+    let (config, journal, next) = nearly_full_segment(&folder).await;
+    std::fs::create_dir(&next).unwrap();
+    for refused in [vec![large(3, 6_000)], records(3..4)] {
+        assert!(journal.append(Topic::Audit, refused).await.is_err());
     }
     assert!(journal.ready().await.is_err());
-    let mut consumer = journal.subscribe("never", &[Topic::Audit]).await.unwrap();
-    consumer.poll(ROOMY).await.unwrap();
-    let wait = Duration::from_millis(50);
-    assert!(matches!(consumer.poll(Limits { wait, ..ROOMY }).await.unwrap(), Polled::Idle));
+    journal.append(Topic::Falco, records(0..1)).await.unwrap();
+    drop(journal);
+    std::fs::remove_dir(&next).unwrap();
+    assert_eq!(read_all(&config.open().unwrap(), 3).await, records(0..3));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use vedette_journal::kafka::{Config, MAX_MESSAGE_BYTES};
 use vedette_journal::{Consumer, Journal, JournalError, Limits, Polled, Record, Topic};
@@ -86,14 +87,17 @@ async fn another_producers_messages_are_events_with_their_own_identity() {
     let producer: FutureProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().unwrap();
     let topic = format!("{}{}", place.0.topic_prefix, Topic::Audit);
     let mut consumer = journal.subscribe("foreign", &[Topic::Audit]).await.unwrap();
-    for event in ["{\"verb\":\"get\"}", "{\"verb\":\"list\"}"] {
-        // As long as an identity, and the same twice.
-        let message = FutureRecord::to(&topic).key("kube-system/etcd").payload(event);
+    for (event, time) in [("{\"verb\":\"get\"}", "0"), ("{\"verb\":\"list\"}", "1772323200000000000")] {
+        // The key is as long as an identity, and the same twice. The time is none, and in nanoseconds.
+        let headers = OwnedHeaders::new().insert(Header { key: "received_at", value: Some(time) });
+        let message = FutureRecord::to(&topic).key("kube-system/etcd").payload(event).headers(headers);
         producer.send(message, Duration::from_secs(10)).await.unwrap();
     }
     let found = read(&mut *consumer, 2, ROOMY).await;
     for one in &found {
         assert_eq!(one.record.id, EventId::of("unknown", &one.record.payload));
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64;
+        assert!((now - 60_000_000..=now).contains(&one.record.received_at), "{}", one.record.received_at);
     }
     assert_ne!(found[0].record.id, found[1].record.id);
 }

@@ -96,7 +96,7 @@ struct Carry {
     string: u64,
     /// 1 if the next byte is escaped.
     escape: u64,
-    /// 1 if the byte before can't be followed by the rest of a token: nothing precedes it, or a blank, operator or quote.
+    /// 1 if the byte before belongs to a token that goes on: neither a blank, an operator nor a string.
     scalar: u64,
 }
 

@@ -23,6 +23,7 @@ use crate::identity::EventId;
 
 pub(crate) use self::audit::LAYOUT as AUDIT_LAYOUT;
 pub(crate) use self::falco::LAYOUT as FALCO_LAYOUT;
+pub(crate) use self::scan::mend_surrogates;
 pub use self::{audit::AuditDecoder, falco::FalcoDecoder};
 
 /// Why bytes are not an event.

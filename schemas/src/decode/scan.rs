@@ -289,6 +289,31 @@ fn unescape(inner: &str) -> (Cow<'_, str>, bool) {
     (Cow::Owned(out), exact)
 }
 
+/// A JSON text in which half a surrogate pair stands for U+FFFD, as the API server reads it. serde_json refuses the text as
+/// it was.
+pub fn mend_surrogates(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    if [r"\ud", r"\uD"].iter().all(|start| memchr::memmem::find(bytes, start.as_bytes()).is_none()) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut left = text;
+    while let Some(at) = memchr::memchr(b'\\', left.as_bytes()) {
+        let (character, length) = escape_at(left, at);
+        let (before, after) = left.split_at((at + length).min(left.len()));
+        match character {
+            Some(_) => out.push_str(before),
+            None => {
+                out.push_str(&left[..at]);
+                out.push_str(r"\ufffd");
+            }
+        }
+        left = after;
+    }
+    out.push_str(left);
+    Cow::Owned(out)
+}
+
 /// The character that the escape at `at` stands for, and the escape's length.
 fn escape_at(text: &str, at: usize) -> (Option<char>, usize) {
     let simple = match text.as_bytes().get(at + 1) {
@@ -407,6 +432,18 @@ mod tests {
         }
         assert_eq!(unescape(r"\ud83d\u0041"), (Cow::Borrowed("\u{fffd}A"), false));
         assert_eq!(unescape(r"\ud83dé"), (Cow::Borrowed("\u{fffd}é"), false));
+    }
+
+    #[test]
+    fn mended_text_is_what_serde_json_takes() {
+        for (text, mended) in [
+            (r#"{"\ud800":"\uDC00x"}"#, r#"{"\ufffd":"\ufffdx"}"#),
+            (r#"["\ud83d\ude00","\\ud800","\ud800\n"]"#, r#"["\ud83d\ude00","\\ud800","\ufffd\n"]"#),
+        ] {
+            assert_eq!(mend_surrogates(text), mended);
+            serde_json::from_str::<serde_json::Value>(mended).unwrap();
+        }
+        assert!(matches!(mend_surrogates("{\"a\":1}"), Cow::Borrowed(_)));
     }
 
     proptest::proptest! {

@@ -12,6 +12,7 @@ mod tests;
 
 use arrow::record_batch::RecordBatch;
 
+use crate::decode::mend_surrogates;
 use crate::table::Table;
 use cells::Rows;
 use source::{Object, Source};
@@ -38,7 +39,11 @@ pub fn derive(audit: &RecordBatch) -> Derived {
     let mut role_rules = Rows::new(Table::RoleRules);
     let mut role_subjects = Rows::new(Table::RoleSubjects);
     if let Some(source) = Source::of(audit) {
-        for write in source.writes() {
+        for mut write in source.writes() {
+            let texts = write.bodies.map(|(_, text)| text.map(mend_surrogates));
+            for ((_, body), text) in write.bodies.iter_mut().zip(&texts) {
+                *body = text.as_deref();
+            }
             match write.object {
                 Object::Pods(holder) => container::append(&write, holder, &mut containers),
                 Object::Role(kind) => role::append_rules(&write, kind, &mut role_rules),

@@ -213,6 +213,17 @@ fn fields_of_the_wrong_type_count_as_absent() {
 }
 
 #[test]
+fn half_a_surrogate_pair_hides_nothing() {
+    let body =
+        r#"{"\ud800":0,"spec":{"containers":[{"name":"\udc00c","image":"i","securityContext":{"privileged":true}}]}}"#;
+    check_containers(
+        &[("resource", "pods"), ("verb", "patch"), ("request_object", body)],
+        &["container_name", "image", "privileged"],
+        &["\u{fffd}c | i | true"],
+    );
+}
+
+#[test]
 fn a_body_cut_off_anywhere_gives_nothing() {
     let events: Vec<_> =
         (0..POD.len()).map(|end| [("resource", "pods"), ("verb", "create"), ("request_object", &POD[..end])]).collect();

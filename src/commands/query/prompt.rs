@@ -55,21 +55,33 @@ pub async fn run(store: Arc<dyn Store>, output: Output, limit: Duration) -> anyh
         if input == Input::Leave {
             break;
         }
-        answer(&store, &output, limit, input).await;
+        // A failed statement is reported, and the prompt goes on.
+        if let Err(error) = answer(&store, &output, limit, input).await {
+            eprintln!("{error:#}");
+        }
     }
     Ok(())
 }
 
-/// Answers one input. A failed statement is reported, and the prompt goes on.
-async fn answer(store: &Arc<dyn Store>, output: &Output, limit: Duration, input: Input) {
-    let result = match input {
+/// Runs statements that no person types. The last one needs no semicolon; the first that fails ends it.
+pub async fn run_script(store: Arc<dyn Store>, output: Output, limit: Duration, script: &str) -> anyhow::Result<()> {
+    let mut pending = String::new();
+    for line in script.lines() {
+        match understand(&mut pending, line) {
+            Input::Leave => return Ok(()),
+            input => answer(&store, &output, limit, input).await?,
+        }
+    }
+    if pending.trim().is_empty() { Ok(()) } else { statement(&store, &output, limit, &pending).await }
+}
+
+/// Answers one input.
+async fn answer(store: &Arc<dyn Store>, output: &Output, limit: Duration, input: Input) -> anyhow::Result<()> {
+    match input {
         Input::Nothing | Input::More | Input::Leave => Ok(()),
         Input::Tables => print_all(&Table::ALL.map(|table| format!("{}\n", table.name())).concat()),
         Input::Columns(table) => statement(store, output, limit, &format!("DESCRIBE {table}")).await,
         Input::Sql(sql) => statement(store, output, limit, &sql).await,
-    };
-    if let Err(error) = result {
-        eprintln!("{error:#}");
     }
 }
 

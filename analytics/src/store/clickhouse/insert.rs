@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow::record_batch::RecordBatch;
-use clickhouse::Client;
+use clickhouse::{Client, Compression};
 use vedette_schemas::{EventId, Table};
 
 use super::{StoreError, Write, classify, rejected};
@@ -28,7 +28,10 @@ pub async fn insert(database: &Client, timeout: Duration, write: Write) -> Resul
     let columns: Vec<&str> = table.columns().iter().map(|column| column.name).collect();
     let sql = format!("INSERT INTO {} ({}) FORMAT ArrowStream", table.name(), columns.join(", "));
     // Every setting that its default could change is stated: the answer must mean that the rows are stored, once.
+    // The stream itself is compressed.
     let mut insert = database
+        .clone()
+        .with_compression(Compression::None)
         .insert_formatted_with(sql)
         .with_timeouts(Some(timeout), Some(timeout))
         .with_setting("async_insert", "0")
@@ -53,7 +56,10 @@ fn token(write: &Write) -> String {
             format!("{}/{}:{from}-{to}", partition.topic, partition.number)
         })
         .collect();
-    EventId::of_parts(&[write.table.name(), &write.journal, &range.join(",")]).to_string()
+    // A topic that was made anew has the same ranges again, and other rows.
+    let first = write.batches.iter().find(|batch| batch.num_rows() > 0);
+    let first = first.and_then(|batch| batch.column(0).as_string_view_opt()).map_or("", |ids| ids.value(0));
+    EventId::of_parts(&[write.table.name(), &write.journal, &range.join(","), first]).to_string()
 }
 
 /// The batches as one Arrow stream, views as plain text, which every ClickHouse reads.

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
+use url::Url;
 use vedette_schemas::{EventId, Table};
 
 use super::{Store, StoreError, Write};
@@ -57,6 +58,16 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Names the first key whose value can't work, and why.
+    pub fn check(&self) -> Result<(), String> {
+        let is_http = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+        match Url::parse(&self.url) {
+            Ok(url) if is_http(&url) => {}
+            _ => return Err(format!("url: {} is no URL of http or https", self.url)),
+        }
+        if self.database.is_empty() { Err("database: is empty".into()) } else { Ok(()) }
+    }
+
     /// A store over this ClickHouse. Does not connect yet.
     pub fn open(&self) -> Arc<ClickHouse> {
         let compression = if self.compression { Compression::Lz4 } else { Compression::None };

@@ -58,6 +58,13 @@ impl ClickHouseTable {
     }
 }
 
+/// Takes a length out of the room that is left, if it fits.
+fn takes(room: &mut usize, length: usize) -> bool {
+    let left = room.checked_sub(length);
+    *room = left.unwrap_or(*room);
+    left.is_some()
+}
+
 impl fmt::Debug for ClickHouseTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ClickHouseTable({})", self.table.name())
@@ -75,7 +82,9 @@ impl TableProvider for ClickHouseTable {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let support = |filter: &&Expr| match filter::to_sql(filter) {
+        // ClickHouse takes no query of more than 256 KiB.
+        let mut room = 128 << 10;
+        let support = |filter: &&Expr| match filter::to_sql(filter).filter(|sql| takes(&mut room, sql.len())) {
             Some(_) => TableProviderFilterPushDown::Exact,
             None => TableProviderFilterPushDown::Unsupported,
         };

@@ -18,7 +18,10 @@ pub(super) fn unavailable(reason: String) -> StoreError {
 
 /// An error of one table. What can't be told apart counts as passing, since giving up loses more than trying again.
 pub(super) fn store_error(table: Table, error: &DeltaTableError) -> StoreError {
-    let reason = format!("{}: {error}", table.name());
+    let reason = match error {
+        DeltaTableError::NotATable(_) => format!("{}: there is no such table yet, nothing was stored", table.name()),
+        error => format!("{}: {error}", table.name()),
+    };
     match error {
         DeltaTableError::SchemaMismatch { .. }
         | DeltaTableError::InvalidTableLocation(_)

@@ -12,6 +12,7 @@ use deltalake::operations::vacuum::VacuumMode;
 use deltalake::protocol::DeltaOperation;
 use deltalake::{DeltaTable, DeltaTableError};
 use tokio::time::Instant;
+use vedette_schemas::Table;
 
 use super::error::{is_conflict, store_error};
 use super::migrate::PARTITION;
@@ -66,9 +67,14 @@ async fn snapshot(slot: &Slot) -> Result<DeltaTable, DeltaTableError> {
 }
 
 /// Takes the days out of the table whose time has passed. The files themselves go with the vacuum.
+/// The first day of receipt that a table keeps.
+pub(super) fn oldest_day(config: &Config, table: Table) -> i32 {
+    today() - i32::try_from(config.retention_of(table)).unwrap_or(i32::MAX / 2)
+}
+
 async fn expire(config: &Config, slot: &Slot) -> Result<(), DeltaTableError> {
     let delta = snapshot(slot).await?;
-    let oldest = today() - i32::try_from(config.retention_of(slot.table)).unwrap_or(i32::MAX / 2);
+    let oldest = oldest_day(config, slot.table);
     let log = delta.snapshot()?.log_data();
     let expired = log.iter().filter(|file| day_of(file).is_some_and(|day| day < oldest));
     let removes: Vec<Action> = expired.map(|file| Action::Remove(file.remove_action(true))).collect();

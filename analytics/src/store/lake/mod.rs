@@ -23,7 +23,7 @@ use vedette_schemas::{EventId, Table};
 
 use super::{Store, StoreError, Write};
 use error::{rejected, store_error, unavailable};
-use writer::Writer;
+use writer::{Positions, Writer};
 
 /// The lake's settings.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -70,6 +70,40 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Names the first key whose value can't work, and why.
+    pub fn check(&self) -> Result<(), String> {
+        if self.url.trim().is_empty() {
+            return Err("url: is empty".into());
+        }
+        if let Some((scheme, _)) = self.url.split_once("://")
+            && scheme != "file"
+            && !objects::SCHEMES.contains(&scheme)
+        {
+            return Err(format!("url: {scheme} is none of file, {}", objects::SCHEMES.join(", ")));
+        }
+        if !(1..=22).contains(&self.zstd_level) {
+            return Err(format!("zstd_level: {} is not between 1 and 22", self.zstd_level));
+        }
+        if self.compaction_files < 2 {
+            return Err(format!("compaction_files: {} is below 2", self.compaction_files));
+        }
+        for (key, value) in [
+            ("target_file_bytes", self.target_file_bytes),
+            ("checkpoint_interval", self.checkpoint_interval),
+            ("maintain_seconds", self.maintain_seconds),
+        ] {
+            if value == 0 {
+                return Err(format!("{key}: is 0"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the lake is a folder of this machine that isn't there.
+    pub fn is_missing(&self) -> bool {
+        !self.url.contains("://") && !std::path::Path::new(&self.url).exists()
+    }
+
     /// Opens the lake. Its tables need not exist yet: `migrate` creates them.
     pub async fn open(&self) -> Result<Arc<Lake>, StoreError> {
         let slots: Result<Vec<Slot>, StoreError> = Table::ALL.into_iter().map(|table| self.slot(table)).collect();
@@ -162,7 +196,16 @@ impl Store for Lake {
             return Ok(());
         }
         let started = Instant::now();
-        let stored = self.slot(write.table)?.writer.lock().await.write(&self.config, &write).await?;
+        let slot = self.slot(write.table)?;
+        let mut writer = slot.writer.lock().await;
+        let mut stored = writer.write(&self.config, &write, Positions::Count).await?;
+        // A topic that was made anew counts from 0 again, below the position that is known of the old one.
+        if !stored
+            && !read::holds(&slot.current().await?, &write, maintain::oldest_day(&self.config, write.table)).await?
+        {
+            stored = writer.write(&self.config, &write, Positions::AreOfAnother).await?;
+        }
+        drop(writer);
         let outcome = if stored { "stored" } else { "redelivered" };
         metrics::counter!("vedette_lake_rows_total", "table" => write.table.name(), "outcome" => outcome)
             .increment(rows as u64);

@@ -11,7 +11,7 @@ use deltalake::{DeltaResult, DeltaTableError};
 use object_store::path::Path;
 use url::Url;
 
-const SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"];
+pub(super) const SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss"];
 
 /// Teaches deltalake the schemes, once a process.
 pub(super) fn register() {

@@ -1,7 +1,7 @@
 //! Reads back which events are stored, newest first, from the two columns that tell.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap, HashSet};
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -16,7 +16,7 @@ use vedette_schemas::{EventId, Table};
 
 use super::error::{store_error, unavailable};
 use super::migrate::PARTITION;
-use crate::store::StoreError;
+use crate::store::{StoreError, Write};
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
@@ -43,6 +43,33 @@ pub(super) async fn recent_ids(
     Ok(newest.into_sorted_vec().into_iter().rev().map(|Reverse((_, id))| EventId(id)).collect())
 }
 
+/// Whether every row of a write is in the table, or was until the table let its day go.
+pub(super) async fn holds(delta: &DeltaTable, write: &Write, oldest_day: i32) -> Result<bool, StoreError> {
+    let oldest = i64::from(oldest_day) * DAY_MICROS;
+    let (mut since, mut wanted) = (i64::MAX, HashSet::new());
+    for batch in &write.batches {
+        let times = batch
+            .column_by_name("received_at")
+            .and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
+        let ids = batch.column_by_name(id_of(write.table)).and_then(|column| column.as_string_view_opt());
+        let (Some(times), Some(ids)) = (times, ids) else { continue };
+        let kept = times.values().iter().zip(ids).filter(|(time, _)| **time >= oldest);
+        for (time, id) in kept.filter_map(|(time, id): (&i64, _)| Some((*time, EventId::parse(id?)?))) {
+            since = since.min(time);
+            wanted.insert(id);
+        }
+    }
+    for id in recent_ids(write.table, delta, since, usize::MAX).await? {
+        wanted.remove(&id);
+    }
+    Ok(wanted.is_empty())
+}
+
+/// The column of a row's identity.
+fn id_of(table: Table) -> &'static str {
+    if table == Table::Alerts { "alert_id" } else { "event_id" }
+}
+
 async fn read_day(
     table: Table,
     delta: &DeltaTable,
@@ -51,7 +78,7 @@ async fn read_day(
     limit: usize,
     newest: &mut Newest,
 ) -> Result<(), DataFusionError> {
-    let id = if table == Table::Alerts { "alert_id" } else { "event_id" };
+    let id = id_of(table);
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     let since = ScalarValue::TimestampMicrosecond(Some(since), Some("UTC".into()));
     let wanted = col(PARTITION).eq(lit(ScalarValue::Date32(Some(day)))).and(col("received_at").gt_eq(lit(since)));

@@ -17,6 +17,15 @@ use crate::store::Write;
 /// Times that a commit is tried against a newer snapshot after another writer came first.
 const ATTEMPTS: usize = 10;
 
+/// What a table's positions say about a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Positions {
+    /// How far the write's journal is stored.
+    Count,
+    /// Nothing: they were left by another topic of the same name. The write's own take their place.
+    AreOfAnother,
+}
+
 /// A table's appender, with what it knows of the positions stored so far.
 pub(super) struct Writer {
     delta: DeltaTable,
@@ -35,15 +44,20 @@ impl Writer {
         *self = Self::new(delta);
     }
 
-    /// Stores the rows, unless they are stored already. Answers whether it did.
-    pub(super) async fn write(&mut self, config: &Config, write: &Write) -> Result<bool, StoreError> {
+    /// Stores the rows, unless the positions say that they are stored already. Answers whether it did.
+    pub(super) async fn write(
+        &mut self,
+        config: &Config,
+        write: &Write,
+        positions: Positions,
+    ) -> Result<bool, StoreError> {
         let failed = |error: DeltaTableError| store_error(write.table, &error);
         self.refresh().await.map_err(failed)?;
-        if self.covers(write).await.map_err(failed)? {
+        if positions == Positions::Count && self.covers(write).await.map_err(failed)? {
             return Ok(false);
         }
         let adds = self.write_files(config, write).await?;
-        self.commit(adds, write).await
+        self.commit(adds, write, positions).await
     }
 
     /// Encoding is work for a processor, so it leaves the threads that serve everybody.
@@ -58,16 +72,16 @@ impl Writer {
         written.map_err(|error| store_error(write.table, &error))
     }
 
-    async fn commit(&mut self, adds: Vec<Add>, write: &Write) -> Result<bool, StoreError> {
+    async fn commit(&mut self, adds: Vec<Add>, write: &Write, positions: Positions) -> Result<bool, StoreError> {
         let failed = |error: DeltaTableError| store_error(write.table, &error);
         for _ in 0..ATTEMPTS {
-            match self.try_commit(&adds, write).await {
+            match self.try_commit(&adds, write, positions).await {
                 Ok(()) => return Ok(true),
                 Err(error) if is_conflict(&error) => {
                     tracing::debug!(table = write.table.name(), %error, "another writer committed first");
                     metrics::counter!("vedette_lake_conflicts_total", "table" => write.table.name()).increment(1);
                     self.refresh().await.map_err(failed)?;
-                    if self.covers(write).await.map_err(failed)? {
+                    if positions == Positions::Count && self.covers(write).await.map_err(failed)? {
                         return Ok(false);
                     }
                 }
@@ -77,12 +91,15 @@ impl Writer {
         Err(unavailable(format!("{}: {ATTEMPTS} commits lost against other writers", write.table.name())))
     }
 
-    async fn try_commit(&mut self, adds: &[Add], write: &Write) -> Result<(), DeltaTableError> {
+    async fn try_commit(&mut self, adds: &[Add], write: &Write, positions: Positions) -> Result<(), DeltaTableError> {
         let mut transactions = Vec::with_capacity(write.to.len());
         for (partition, to) in &write.to {
             let app = app_id(&write.journal, partition);
-            let stored = self.position(&app).await?;
-            transactions.push(Transaction::new(app, signed(*to).max(stored.unwrap_or(0))));
+            let stored = match positions {
+                Positions::Count => self.position(&app).await?.unwrap_or(0),
+                Positions::AreOfAnother => 0,
+            };
+            transactions.push(Transaction::new(app, signed(*to).max(stored)));
         }
         let properties = CommitProperties::default()
             .with_application_transactions(transactions.clone())
