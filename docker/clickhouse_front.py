@@ -143,12 +143,14 @@ class Engine:
         self.kept = session.Session(path)
         self.slots = threading.BoundedSemaphore(concurrency)
 
-    def run(self, statement, settings, database, fmt, params):
+    def run(self, statement, settings, database, fmt, params, reader):
         """The body of the answer and the summary's figures."""
         with self.slots, session.Session(self.path) as on:
             if database:
                 on.query(f"USE {identifier(database)}")
-            # `readonly` comes last: nothing can be set after it.
+            if reader:  # as the profile of a read-only account does; `readonly` itself can't be changed after it
+                on.query("SET readonly = 2")
+            # `readonly` comes last: nothing can be set after 1.
             for name in sorted(settings, key=lambda name: name == "readonly"):
                 if not re.fullmatch(r"\w+", name):
                     raise Refused(115, "UNKNOWN_SETTING", f"Unknown setting {name!r}")
@@ -208,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, data, headers)
 
     def query(self, query, body, readonly):
-        readonly |= self.authenticate(query)
+        reader = self.authenticate(query)
         content_type = self.headers.get("Content-Type", "")
         if content_type.startswith("multipart/form-data"):
             query.update(multipart(content_type, body))
@@ -217,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
         if query.get("decompress") == "1" and body:
             body = unframe(body)
         settings = {k: v for k, v in query.items() if k not in NOT_SETTINGS and not k.startswith("param_")}
-        if readonly:
+        if readonly and not reader:
             settings.setdefault("readonly", "2")
         params = {k.removeprefix("param_"): v for k, v in query.items() if k.startswith("param_")}
         statement = query["query"].encode() + b"\n" + body if "query" in query else body
@@ -225,7 +227,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(62, "SYNTAX_ERROR", "Syntax error: failed at position 1 (end of query): empty query")
         database = query.get("database") or self.headers.get("X-ClickHouse-Database")
         fmt = query.get("default_format") or self.headers.get("X-ClickHouse-Format") or "TabSeparated"
-        return self.engine.run(statement, settings, database, fmt, params)
+        return self.engine.run(statement, settings, database, fmt, params, reader)
 
     def authenticate(self, query):
         """Whether the account is read-only; raises if there is no such account with this password."""

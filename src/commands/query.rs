@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
-use arrow::error::ArrowError;
 use clap::{Args, ValueEnum};
 use vedette_analytics::store::Store;
 
@@ -79,10 +77,12 @@ impl Query {
             }
             let clickhouse = config.store.clickhouse.open();
             let sql = self.sql.unwrap_or_default();
-            let batches = in_time(limit, async { Ok(clickhouse.native(&sql).await?) }).await?;
-            let schema = batches.first().map_or_else(|| Arc::new(Schema::empty()), RecordBatch::schema);
-            let rows = futures::stream::iter(batches.into_iter().map(Ok::<_, ArrowError>));
-            return output.write(schema, rows).await;
+            let answer = async {
+                // The rows bring their schema.
+                let rows = std::pin::pin!(clickhouse.native(&sql).await?);
+                output.write(Arc::new(Schema::empty()), rows).await
+            };
+            return in_time(limit, answer).await;
         }
         let lake = &config.store.lake;
         if config.store.kind == StoreKind::Lake && lake.is_missing() {

@@ -85,3 +85,19 @@ fn native_queries_are_clickhouses_own() {
     }
     assert_eq!(place.settings.numbers("SELECT count(*) FROM audit"), [1]);
 }
+
+#[test]
+fn an_account_that_may_only_read_asks_both_ways() {
+    let Some(place) = Staged::new() else { return };
+    place.settings.succeed(&["migrate"]);
+    place.services.clickhouse(ADD_EVENT);
+    let account = |name: &str, password: &str| {
+        let settings = place.settings.clone().with("STORE__CLICKHOUSE__USER", name);
+        settings.with("STORE__CLICKHOUSE__PASSWORD", password)
+    };
+    let reader = account("reader", "reader-test");
+    assert_eq!(reader.numbers("SELECT count(*) FROM audit"), [1]);
+    assert!(reader.succeed(&["query", "--native", "--format", "csv", "SELECT verb FROM audit"]).contains("get"));
+    reader.fail(&["query", "--native", "DROP TABLE audit"], 1);
+    account("reader", "wrong").fail(&["query", "SELECT 1 FROM audit"], 1);
+}

@@ -9,9 +9,25 @@ use vedette_analytics::engine::{self, Engine, Finding, RULE_FAILED, Tables, chec
 use vedette_benches::Generator;
 use vedette_detections::event::{base_event, base_events};
 use vedette_detections::{Rule, builtin, lint, sql};
-use vedette_schemas::{AuditDecoder, FalcoDecoder, Table, derive};
+use vedette_schemas::{AuditDecoder, FalcoDecoder, Table, derive, rebuild_audit, rebuild_falco};
 
 const NOW: i64 = 1_767_225_600_000_000;
+
+#[test]
+fn every_recorded_event_comes_back_from_its_row() {
+    for name in base_events() {
+        let event = base_event(name).unwrap();
+        let (mut audit, mut falco) = (AuditDecoder::new(), FalcoDecoder::new());
+        let rebuilt = if name.starts_with("falco_") {
+            falco.push("recorded", NOW, event.as_bytes()).unwrap();
+            rebuild_falco(&falco.finish(), 0)
+        } else {
+            audit.push("recorded", NOW, event.as_bytes()).unwrap();
+            rebuild_audit(&audit.finish(), 0)
+        };
+        assert_eq!(rebuilt.unwrap(), serde_json::from_str::<serde_json::Value>(event).unwrap(), "{name}");
+    }
+}
 
 /// Every recorded event and some thousands of generated ones, decoded.
 fn tables() -> Tables {

@@ -15,6 +15,7 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use clickhouse::{Client, Compression};
 use datafusion::catalog::TableProvider;
+use futures::{Stream, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use vedette_schemas::{EventId, Table};
@@ -93,16 +94,20 @@ pub struct ClickHouse {
 }
 
 impl ClickHouse {
-    /// Runs a query as ClickHouse's own SQL, which can only read. Returns its rows.
-    pub async fn native(&self, sql: &str) -> Result<Vec<RecordBatch>, StoreError> {
-        provider::fetch(self.reader(), sql).await.map_err(|error| unavailable(&error))
+    /// Runs a query as ClickHouse's own SQL, which can only read. Returns its rows as they come.
+    pub async fn native(&self, sql: &str) -> Result<impl Stream<Item = Result<RecordBatch, StoreError>>, StoreError> {
+        let rows = provider::stream(self.reader().await?, sql.to_owned());
+        Ok(rows.map_err(|error| unavailable(&error)))
     }
 
     /// A client whose queries only read, and end in time.
-    fn reader(&self) -> Client {
+    async fn reader(&self) -> Result<Client, StoreError> {
         let seconds = self.config.query_timeout_seconds.to_string();
+        let client = self.database.clone().with_setting("max_execution_time", seconds);
+        // An account that may only read may not change that setting either.
+        let level = self.server.query("SELECT toUInt8(getSetting('readonly'))").fetch_one::<u8>().await;
         // 1 rather than 2: the query can't lift the time limit, nor reach other hosts by table functions.
-        self.database.clone().with_setting("max_execution_time", seconds).with_setting("readonly", "1")
+        Ok(if level.map_err(classify)? > 0 { client } else { client.with_setting("readonly", "1") })
     }
 
     fn insert_timeout(&self) -> Duration {
@@ -138,7 +143,7 @@ impl Store for ClickHouse {
     }
 
     async fn provider(&self, table: Table) -> Result<Arc<dyn TableProvider>, StoreError> {
-        Ok(Arc::new(provider::ClickHouseTable::new(self.reader(), table)))
+        Ok(Arc::new(provider::ClickHouseTable::new(self.reader().await?, table)))
     }
 
     /// Merges and expiry are ClickHouse's own work.

@@ -143,7 +143,7 @@ pub async fn fetch(client: Client, sql: &str) -> Result<Vec<RecordBatch>> {
 }
 
 /// The rows of a query as they come.
-fn stream(client: Client, sql: String) -> impl futures::Stream<Item = Result<RecordBatch>> + Send {
+pub fn stream(client: Client, sql: String) -> impl futures::Stream<Item = Result<RecordBatch>> + Send {
     let start = Reading { cursor: None, decoder: StreamDecoder::new(), buffer: Buffer::from(Vec::<u8>::new()) };
     futures::stream::try_unfold(start, move |mut reading| {
         let opened = match reading.cursor {
