@@ -40,14 +40,24 @@ fn tables() -> Tables {
     ])
 }
 
-/// The pack's rules over audit events by id, so many of them.
-fn pack(count: usize) -> Vec<Rule> {
+/// The pack's rules over audit events.
+fn pack() -> Vec<Rule> {
     let mut rules = builtin().unwrap();
     rules.retain(|rule| !rule.sql.contains("FROM falco"));
-    rules.sort_by(|a, b| a.id.cmp(&b.id));
-    assert!(rules.len() >= count);
-    rules.truncate(count);
     rules
+}
+
+/// So many typical rules.
+fn typical(count: usize) -> Vec<Rule> {
+    let first = builtin().unwrap().remove(0);
+    let rule = |(nth, condition): (usize, String)| Rule {
+        id: format!("typical_{nth}"),
+        sql: format!(
+            "SELECT cluster, event_id, event_time, user_name, verb, resource, namespace, name FROM audit WHERE {condition}"
+        ),
+        ..first.clone()
+    };
+    vedette_benches::typical(count).into_iter().enumerate().map(rule).collect()
 }
 
 async fn plans(tables: &Tables, rules: &[Rule]) -> (SessionContext, Vec<Arc<dyn ExecutionPlan>>) {
@@ -73,14 +83,16 @@ fn evaluating(criterion: &mut Criterion) {
     {
         let mut group = criterion.benchmark_group("rules");
         group.throughput(throughput).sample_size(30);
-        for count in [20, 32] {
-            let rules = pack(count);
+        for (name, rules) in [("pack", pack()), ("100 typical", typical(100)), ("1000 typical", typical(1000))] {
             let mut engine = runtime.block_on(Engine::new(rules.clone())).unwrap();
-            group.bench_function(BenchmarkId::new(format!("engine, {count} rules"), unit), |bencher| {
-                bencher.iter(|| runtime.block_on(engine.evaluate(&tables, RECEIVED_AT)));
+            group.bench_function(BenchmarkId::new(format!("engine, {name}"), unit), |bencher| {
+                bencher.iter(|| runtime.block_on(engine.select(&tables)).unwrap());
             });
+            if name == "1000 typical" {
+                continue;
+            }
             let (context, plans) = runtime.block_on(plans(&tables, &rules));
-            group.bench_function(BenchmarkId::new(format!("a plan a rule, {count} rules"), unit), |bencher| {
+            group.bench_function(BenchmarkId::new(format!("a plan a rule, {name}"), unit), |bencher| {
                 bencher.iter(|| {
                     for plan in &plans {
                         runtime.block_on(collect(plan.clone(), context.task_ctx())).unwrap();

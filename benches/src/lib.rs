@@ -7,11 +7,13 @@ mod object;
 mod random;
 mod scenario;
 mod text;
+mod typical;
 mod user;
 mod workload;
 
 use random::Random;
 use scenario::Mood;
+pub use typical::typical;
 
 /// 2026-03-01T00:00:00Z.
 const DEFAULT_START: i64 = 1_772_323_200_000_000;

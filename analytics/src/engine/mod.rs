@@ -1,26 +1,27 @@
 //! The detection engine: rules planned once by DataFusion, their filters evaluated together over decoded batches.
 
-mod atom;
 pub mod check;
-mod compiled;
+mod conditions;
 mod finding;
+mod input;
 mod slot;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use arrow::compute::filter_record_batch;
 use arrow::record_batch::RecordBatch;
-use datafusion::common::DFSchema;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::SessionContext;
+use metrics::Counter;
 use vedette_detections::sql::session;
 use vedette_detections::{Rule, Severity};
 use vedette_schemas::{EventId, Table};
 
-use atom::Atoms;
-use compiled::Compiled;
+use conditions::{Conditions, Rows};
 pub use finding::{Finding, json_rows};
+use input::Input;
+use slot::Slot;
 
 /// The id of the rule behind findings about failing rules.
 pub const RULE_FAILED: &str = "vedette_rule_failed";
@@ -36,11 +37,20 @@ pub enum EngineError {
 /// Decoded rows of one batch, by table. Tables without rows may be absent.
 pub type Tables = BTreeMap<Table, RecordBatch>;
 
+/// A rule as the engine runs it.
+struct Live {
+    rule: Rule,
+    input: Input,
+    hits: Counter,
+    micros: Counter,
+    /// Time spent on it so far, in nanoseconds.
+    spent: AtomicU64,
+}
+
 /// The rules of one table, evaluated together.
-#[derive(Default)]
 struct Room {
-    atoms: Atoms,
-    rules: Vec<Compiled>,
+    conditions: Conditions,
+    rules: Vec<Live>,
 }
 
 /// Rules, compiled.
@@ -49,29 +59,33 @@ pub struct Engine {
     rooms: BTreeMap<Table, Room>,
 }
 
+/// What one rule selected of one batch, or why it could not.
+type Outcome = Result<Vec<RecordBatch>, DataFusionError>;
+
 impl Engine {
     /// Plans every rule. The first that doesn't plan is the error.
     pub async fn new(rules: Vec<Rule>) -> Result<Self, EngineError> {
-        let context = session()?;
-        let mut rooms: BTreeMap<Table, Room> = BTreeMap::new();
+        let mut engine = Self { context: session()?, rooms: BTreeMap::new() };
         for rule in rules {
             let id = rule.id.clone();
             let failed = |reason: DataFusionError| EngineError::Rule { rule: id, reason: reason.to_string() };
-            Self::add(&context, &mut rooms, rule).await.map_err(failed)?;
+            engine.add(rule).await.map_err(failed)?;
         }
-        Ok(Self { context, rooms })
+        Ok(engine)
     }
 
-    async fn add(
-        context: &SessionContext,
-        rooms: &mut BTreeMap<Table, Room>,
-        rule: Rule,
-    ) -> Result<(), DataFusionError> {
-        let (mut compiled, filters) = Compiled::plan(context, rule).await?;
-        let room = rooms.entry(compiled.table).or_default();
-        let schema = DFSchema::try_from(compiled.table.schema().as_ref().clone())?;
-        compiled.program = room.atoms.add(context, &schema, &filters)?;
-        room.rules.push(compiled);
+    async fn add(&mut self, rule: Rule) -> Result<(), DataFusionError> {
+        let slot = Slot::default();
+        input::register(&self.context, &slot)?;
+        let state = self.context.state();
+        let logical = state.optimize(&state.create_logical_plan(&rule.sql).await?)?;
+        let (mut input, filters) = Input::plan(&self.context, slot, &logical).await?;
+        let new = || Room { conditions: Conditions::new(input.table.schema()), rules: Vec::new() };
+        let room = self.rooms.entry(input.table).or_insert_with(new);
+        input.program = room.conditions.add(&self.context, &filters)?;
+        let hits = metrics::counter!("vedette_rule_hits_total", "rule" => rule.id.clone());
+        let micros = metrics::counter!("vedette_rule_microseconds_total", "rule" => rule.id.clone());
+        room.rules.push(Live { rule, input, hits, micros, spent: AtomicU64::new(0) });
         Ok(())
     }
 
@@ -89,44 +103,95 @@ impl Engine {
         let mut findings = Vec::new();
         for (table, batch) in tables {
             let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
-            room.atoms.reset();
+            let outcomes = room.outcomes(&self.context, batch).await;
             let mut failed = Vec::new();
-            for (index, compiled) in room.rules.iter().enumerate() {
-                let started = Instant::now();
-                match run(&self.context, &mut room.atoms, compiled, batch, now).await {
-                    Ok(mut found) => {
-                        metrics::counter!("vedette_rule_hits_total", "rule" => compiled.rule.id.clone())
-                            .increment(found.len() as u64);
-                        findings.append(&mut found);
+            for (index, outcome) in outcomes {
+                let live = &room.rules[index];
+                let found = outcome.and_then(|rows| {
+                    let mut found = Vec::new();
+                    for rows in rows {
+                        found.extend(finding::from_rows(&live.rule, &rows, now)?);
+                    }
+                    Ok(found)
+                });
+                match found {
+                    Ok(found) => {
+                        live.hits.increment(found.len() as u64);
+                        findings.extend(found);
                     }
                     Err(error) => failed.push((index, error)),
                 }
-                metrics::counter!("vedette_rule_microseconds_total", "rule" => compiled.rule.id.clone())
-                    .increment(started.elapsed().as_micros() as u64);
             }
             for (index, error) in failed.into_iter().rev() {
-                let compiled = room.rules.remove(index);
-                findings.push(rule_failed(&compiled.rule, &error, now));
+                let live = room.rules.remove(index);
+                findings.push(rule_failed(&live.rule, &error, now));
             }
         }
         findings
     }
+
+    /// The rows that each rule selects of one batch, by the rule's id, as far as there are any.
+    pub async fn select(&mut self, tables: &Tables) -> Result<Vec<(String, Vec<RecordBatch>)>, DataFusionError> {
+        let mut selected = Vec::new();
+        for (table, batch) in tables {
+            let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
+            for (index, rows) in room.outcomes(&self.context, batch).await {
+                selected.push((room.rules[index].rule.id.clone(), rows?));
+            }
+        }
+        Ok(selected)
+    }
 }
 
-async fn run(
-    context: &SessionContext,
-    atoms: &mut Atoms,
-    compiled: &Compiled,
-    batch: &RecordBatch,
-    now: i64,
-) -> Result<Vec<Finding>, DataFusionError> {
-    let Some(selected) = atoms.select(batch, &compiled.program)? else { return Ok(Vec::new()) };
-    let input = filter_record_batch(&batch.project(&compiled.projection)?, &selected)?;
-    let mut findings = Vec::new();
-    for rows in compiled.finish(context, input).await? {
-        findings.extend(finding::from_rows(&compiled.rule, &rows, now)?);
+impl Room {
+    /// What the rules select of a batch, in their order; rules that select nothing are left out.
+    async fn outcomes(&mut self, context: &SessionContext, batch: &RecordBatch) -> Vec<(usize, Outcome)> {
+        let Self { conditions, rules } = self;
+        conditions.begin();
+        let mut bodies = Rows::none(batch.num_rows());
+        let mut passed = Vec::with_capacity(rules.len());
+        let mut started = Instant::now();
+        for live in rules.iter() {
+            let rows = conditions.before_bodies(batch, &live.input.program);
+            if let Ok(rows) = &rows
+                && live.input.program.looks_into_bodies()
+            {
+                bodies.unite(rows);
+            }
+            passed.push(rows);
+            live.took(&mut started);
+        }
+        let looked = if bodies.is_empty() { Ok(()) } else { conditions.look_into_bodies(batch, bodies) };
+        started = Instant::now();
+        let mut outcomes = Vec::new();
+        for (index, (live, rows)) in rules.iter().zip(passed).enumerate() {
+            let rows = rows.and_then(|mut rows| {
+                if live.input.program.looks_into_bodies() && !rows.is_empty() {
+                    looked.as_ref().map_err(|error| DataFusionError::Execution(error.to_string()))?;
+                    conditions.in_bodies(batch, &live.input.program, &mut rows)?;
+                }
+                Ok(rows)
+            });
+            match rows {
+                Ok(rows) if rows.is_empty() => {}
+                Ok(rows) => outcomes.push((index, live.input.rows(context, batch, &rows).await)),
+                Err(error) => outcomes.push((index, Err(error))),
+            }
+            live.took(&mut started);
+        }
+        outcomes
     }
-    Ok(findings)
+}
+
+impl Live {
+    /// Adds the time since `started` to what the rule has cost, and starts anew.
+    fn took(&self, started: &mut Instant) {
+        let now = Instant::now();
+        let nanos = (now - *started).as_nanos() as u64;
+        let spent = self.spent.fetch_add(nanos, Ordering::Relaxed) + nanos;
+        self.micros.absolute(spent / 1000);
+        *started = now;
+    }
 }
 
 fn rule_failed(rule: &Rule, error: &DataFusionError, now: i64) -> Finding {
