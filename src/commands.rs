@@ -15,6 +15,7 @@ use crate::config::{Config, ConfigError, Flag, LogFormat};
 mod check;
 mod components;
 mod demo;
+mod functions;
 mod migrate;
 mod operating;
 mod query;
@@ -48,6 +49,8 @@ enum Verb {
     Query(query::Query),
     /// Lints rules and runs their tests through the engine.
     Check(check::Check),
+    /// Lists the SQL functions of rules and queries, with examples.
+    Functions(functions::Functions),
     /// Creates the store's tables, or brings them up to date. Safe to repeat.
     Migrate(migrate::Migrate),
     /// Starts Vedette in a folder of its own, plays an attack on a cluster, and shows what it finds.
@@ -97,6 +100,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Send(send) => send.run().await,
         Verb::Query(query) => query.run().await,
         Verb::Check(check) => check.run().await,
+        Verb::Functions(functions) => functions.run(),
         Verb::Migrate(migrate) => migrate.run().await,
         Verb::Demo(demo) => demo.run().await,
         Verb::Config(show) => {

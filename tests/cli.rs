@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const VERBS: [&str; 9] = ["serve", "ingest", "analytics", "send", "query", "check", "migrate", "demo", "config"];
+const VERBS: [&str; 10] =
+    ["serve", "ingest", "analytics", "send", "query", "check", "functions", "migrate", "demo", "config"];
 
 /// The program, with none of the tester's own configuration.
 fn program() -> Command {
@@ -88,6 +89,18 @@ fn statements_on_standard_input_are_run_and_the_first_that_fails_is_named() {
     };
     assert_eq!(run("SELECT 1 AS a;\nSELECT count(*) AS b\nFROM audit"), (Some(0), "a\n1\nb\n0\n".into()));
     assert_eq!(run("SELECT nonsense;\nSELECT 1"), (Some(1), String::new()));
+}
+
+#[test]
+fn functions_are_listed_with_examples_and_misspelt_ones_guessed() {
+    let all = ["Network\n  is_ip_address_in_range(address, prefix) -> boolean\n", "Images\n", "JSON\n  json_get_str("];
+    check(&["functions"], &[], 0, &all);
+    check(&["functions", "user_kind"], &[], 0, &["Users\n  user_kind(user_name) -> text\n", " -> service_account\n"]);
+    check(&["functions", "->>"], &[], 0, &["->> 'nodeName' -> worker-1"]);
+    let one = vedette(&["functions", "in_list"], &[]).stdout;
+    assert_eq!(String::from_utf8(one).unwrap().lines().count(), 4);
+    check(&["functions", "user_kin"], &[], 2, &["no function \"user_kin\"; did you mean user_kind?"]);
+    check(&["functions", "nothing_like_it"], &[], 2, &["no function \"nothing_like_it\""]);
 }
 
 #[test]

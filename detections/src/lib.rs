@@ -1,14 +1,19 @@
-//! What we look for: rules, their loading and lint. No I/O beyond reading files.
+//! What we look for: rules, their loading and lint, and the SQL that they are written in. No I/O beyond reading files.
 
 pub mod event;
+pub mod functions;
 pub mod lint;
+pub mod lists;
 pub mod load;
+mod nearest;
 pub mod rule;
 pub mod sql;
 
 pub use event::{TestEventError, base_event, recorded, test_event_bytes};
 pub use lint::{Problem, columns_selected, lint};
+pub use lists::{BadList, Lists};
 pub use load::{LoadError, builtin, load};
+pub use nearest::did_you_mean;
 pub use rule::{Rule, Severity};
 
 /// The rule pack and its recorded events, as `build.rs` found them.

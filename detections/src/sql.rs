@@ -1,10 +1,15 @@
-//! The SQL that rules and queries speak: DataFusion's, read as PostgreSQL's dialect, with the JSON functions.
+//! The SQL that rules and queries speak: DataFusion's, read as PostgreSQL's dialect, with the JSON functions and our own.
+
+use std::sync::Arc;
 
 use datafusion::config::Dialect;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+
+use crate::functions;
+use crate::lists::Lists;
 
 /// The parser's dialect. The generic one takes `cluster`, which every table has, for a keyword.
 pub const PARSER: PostgreSqlDialect = PostgreSqlDialect {};
@@ -19,11 +24,20 @@ pub fn session() -> Result<SessionContext, DataFusionError> {
 
 /// A session without tables, with settings of its own.
 pub fn session_with(settings: impl FnOnce(SessionConfig) -> SessionConfig) -> Result<SessionContext, DataFusionError> {
+    session_with_lists(Arc::default(), settings)
+}
+
+/// A session without tables, with settings of its own and the lists that `in_list` looks into.
+pub fn session_with_lists(
+    lists: Arc<Lists>,
+    settings: impl FnOnce(SessionConfig) -> SessionConfig,
+) -> Result<SessionContext, DataFusionError> {
     // The optimizer's leaf pushdown pulls JSON extraction below the filters, on to every row.
     let mut config = SessionConfig::new().set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
     config.options_mut().sql_parser.dialect = Dialect::PostgreSQL;
     let memory = RuntimeEnvBuilder::new().with_memory_limit(MEMORY, 1.0).build_arc()?;
     let mut context = SessionContext::new_with_config_rt(settings(config), memory);
     datafusion_functions_json::register_all(&mut context)?;
+    functions::register(&context, &lists);
     Ok(context)
 }
