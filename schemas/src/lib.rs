@@ -7,6 +7,7 @@ pub mod notation;
 pub mod rebuild;
 pub mod table;
 
+pub use decode::paths::{self, Paths, Step};
 pub use decode::{AuditDecoder, DecodeError, FalcoDecoder};
 pub use identity::EventId;
 pub use rebuild::{RebuildError, rebuild_audit, rebuild_falco};

@@ -8,7 +8,7 @@ mod slot;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
@@ -51,6 +51,16 @@ struct Live {
 struct Room {
     conditions: Conditions,
     rules: Vec<Live>,
+    /// Time spent on looking into bodies so far, which the rules that ask for it share.
+    looking: Duration,
+}
+
+/// What a rule has cost so far.
+#[derive(Clone, Debug)]
+pub struct Cost {
+    pub rule: String,
+    /// Spent on its conditions, on what it selects, and on its share of looking into bodies.
+    pub spent: Duration,
 }
 
 /// Rules, compiled.
@@ -80,7 +90,8 @@ impl Engine {
         let state = self.context.state();
         let logical = state.optimize(&state.create_logical_plan(&rule.sql).await?)?;
         let (mut input, filters) = Input::plan(&self.context, slot, &logical).await?;
-        let new = || Room { conditions: Conditions::new(input.table.schema()), rules: Vec::new() };
+        let new =
+            || Room { conditions: Conditions::new(input.table.schema()), rules: Vec::new(), looking: Duration::ZERO };
         let room = self.rooms.entry(input.table).or_insert_with(new);
         input.program = room.conditions.add(&self.context, &filters)?;
         let hits = metrics::counter!("vedette_rule_hits_total", "rule" => rule.id.clone());
@@ -130,6 +141,22 @@ impl Engine {
         findings
     }
 
+    /// What each rule has cost so far, the dearest first.
+    pub fn costs(&self) -> Vec<Cost> {
+        let mut costs = Vec::new();
+        for room in self.rooms.values() {
+            let asking = room.rules.iter().filter(|live| live.input.program.looks_into_bodies()).count().max(1) as u32;
+            costs.extend(room.rules.iter().map(|live| {
+                let own = Duration::from_nanos(live.spent.load(Ordering::Relaxed));
+                let shared =
+                    if live.input.program.looks_into_bodies() { room.looking / asking } else { Duration::ZERO };
+                Cost { rule: live.rule.id.clone(), spent: own + shared }
+            }));
+        }
+        costs.sort_by_key(|cost| std::cmp::Reverse(cost.spent));
+        costs
+    }
+
     /// The rows that each rule selects of one batch, by the rule's id, as far as there are any.
     pub async fn select(&mut self, tables: &Tables) -> Result<Vec<(String, Vec<RecordBatch>)>, DataFusionError> {
         let mut selected = Vec::new();
@@ -146,7 +173,7 @@ impl Engine {
 impl Room {
     /// What the rules select of a batch, in their order; rules that select nothing are left out.
     async fn outcomes(&mut self, context: &SessionContext, batch: &RecordBatch) -> Vec<(usize, Outcome)> {
-        let Self { conditions, rules } = self;
+        let Self { conditions, rules, looking } = self;
         conditions.begin();
         let mut bodies = Rows::none(batch.num_rows());
         let mut passed = Vec::with_capacity(rules.len());
@@ -162,6 +189,7 @@ impl Room {
             live.took(&mut started);
         }
         let looked = if bodies.is_empty() { Ok(()) } else { conditions.look_into_bodies(batch, bodies) };
+        *looking += started.elapsed();
         started = Instant::now();
         let mut outcomes = Vec::new();
         for (index, (live, rows)) in rules.iter().zip(passed).enumerate() {

@@ -6,6 +6,7 @@ mod falco;
 mod index;
 mod labels;
 pub(crate) mod layout;
+pub mod paths;
 pub(crate) mod rest;
 mod row;
 mod scan;

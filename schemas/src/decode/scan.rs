@@ -272,7 +272,7 @@ pub fn hex4(text: &str, at: usize) -> Option<u32> {
 }
 
 /// The text of a checked JSON string without its quotes, and whether it is exact: half a surrogate pair becomes U+FFFD.
-fn unescape(inner: &str) -> (Cow<'_, str>, bool) {
+pub fn unescape(inner: &str) -> (Cow<'_, str>, bool) {
     let Some(mut at) = memchr::memchr(b'\\', inner.as_bytes()) else { return (Cow::Borrowed(inner), true) };
     let mut out = String::with_capacity(inner.len());
     let (mut left, mut exact) = (inner, true);
