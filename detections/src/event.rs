@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use serde_json::{Map, Value};
 
 use crate::pack;
-use crate::rule::{Rule, TestEvent};
+use crate::rule::{Rule, RuleTest, TestEvent};
+use crate::span::Span;
 
 /// How far above a rule's file its `events` folder may lie: `events/` beside `rules/<area>/<id>.yaml` is found.
 const LEVELS: usize = 4;
@@ -43,11 +44,53 @@ pub fn recorded(base: &str, sets: &[&Map<String, Value>]) -> Result<Value, TestE
     Ok(value)
 }
 
-/// A test's event as a sender would send it: its base, from an `events` folder beside or above the rule's file or else
-/// built in, with `set` merged into it (RFC 7396).
-pub fn test_event_bytes(event: &TestEvent, rule: &Rule) -> Result<Vec<u8>, TestEventError> {
+/// An event of a case, as a sender would send it.
+#[derive(Clone, Debug)]
+pub struct CaseEvent {
+    /// `audit` or `falco`.
+    pub source: String,
+    /// The name of its base.
+    pub base: String,
+    pub bytes: Vec<u8>,
+    /// When it happens, if the case says so, in microseconds since 1970.
+    pub at: Option<i64>,
+}
+
+/// When cases begin whose events say when they happen: 2026-01-01T00:00:00Z.
+pub const CASE_START: i64 = 1_767_225_600_000_000;
+
+/// The events of a case, in its order.
+pub fn case_events(test: &RuleTest, rule: &Rule) -> Result<Vec<CaseEvent>, TestEventError> {
+    let timed = test.until.is_some() || test.events.iter().any(|e| e.at.is_some() || e.times.is_some());
+    let mut events = Vec::new();
+    for event in &test.events {
+        let every = event.every.map_or(1_000_000, Span::micros);
+        for nth in 0..event.times.unwrap_or(1) {
+            let at = CASE_START + event.at.map_or(0, Span::micros) + i64::from(nth) * every;
+            let at = timed.then_some(at);
+            let bytes = event_bytes(event, rule, at, nth)?;
+            events.push(CaseEvent { source: event.source.clone(), base: event.base.clone(), bytes, at });
+        }
+    }
+    Ok(events)
+}
+
+/// An event's base, from an `events` folder beside or above the rule's file or else built in, with `set` merged into it
+/// (RFC 7396), at a time, the nth of several.
+fn event_bytes(event: &TestEvent, rule: &Rule, at: Option<i64>, nth: u32) -> Result<Vec<u8>, TestEventError> {
     let failed = |source| TestEventError::Json { base: event.base.clone(), source };
     let mut value: Value = serde_json::from_str(&base_text(&event.base, rule)?).map_err(failed)?;
+    if let Some(time) = at.and_then(chrono::DateTime::from_timestamp_micros) {
+        let time = Value::from(time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true));
+        let keys: &[&str] =
+            if event.source == "falco" { &["time"] } else { &["requestReceivedTimestamp", "stageTimestamp"] };
+        for key in keys {
+            value[*key] = time.clone();
+        }
+    }
+    if let Some(id) = value.get("auditID").and_then(Value::as_str).filter(|_| nth > 0).map(|id| format!("{id}-{nth}")) {
+        value["auditID"] = id.into();
+    }
     if !event.set.is_empty() {
         merge(&mut value, &event.set);
     }
@@ -128,7 +171,8 @@ mod tests {
                 .unwrap();
         }
         for (file, who) in [("rules/area/a.yaml", "near"), ("rules/other/a.yaml", "far")] {
-            let bytes = test_event_bytes(&event("own", json!({"verb": "get"})), &rule(Some(folder.path().join(file))));
+            let event = event("own", json!({"verb": "get"}));
+            let bytes = event_bytes(&event, &rule(Some(folder.path().join(file))), None, 0);
             let value: Value = serde_json::from_slice(&bytes.unwrap()).unwrap();
             assert_eq!(value, json!({"user": {"username": who}, "verb": "get"}));
         }
@@ -150,7 +194,7 @@ mod tests {
         fs::create_dir_all(folder.path().join("events")).unwrap();
         fs::write(folder.path().join("out.json"), "{}").unwrap();
         for name in ["../out", "nothing"] {
-            let made = test_event_bytes(&event(name, json!({})), &rule(Some(folder.path().join("a.yaml"))));
+            let made = event_bytes(&event(name, json!({})), &rule(Some(folder.path().join("a.yaml"))), None, 0);
             assert!(matches!(made, Err(TestEventError::Unknown(_))), "{name}");
         }
     }

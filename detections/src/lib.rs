@@ -7,14 +7,16 @@ pub mod lists;
 pub mod load;
 mod nearest;
 pub mod rule;
+pub mod span;
 pub mod sql;
 
-pub use event::{TestEventError, base_event, recorded, test_event_bytes};
+pub use event::{CASE_START, CaseEvent, TestEventError, base_event, case_events, recorded};
 pub use lint::{Problem, columns_selected, lint};
 pub use lists::{BadList, Lists};
 pub use load::{LoadError, builtin, load};
 pub use nearest::did_you_mean;
-pub use rule::{Rule, Severity};
+pub use rule::{Rule, RuleKind, Severity};
+pub use span::Span;
 
 /// The rule pack and its recorded events, as `build.rs` found them.
 mod pack {

@@ -1,13 +1,17 @@
 //! What is wrong with a rule before any event reaches it: its form, its SQL, its words and its tests.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use regex::Regex;
 
-use crate::event::test_event_bytes;
-use crate::rule::Rule;
+use crate::event::case_events;
+use crate::lists::Lists;
+use crate::rule::{Rule, RuleKind};
 
+mod kind;
 mod sql;
+
+use sql::Form;
 
 pub use sql::columns_selected;
 
@@ -19,26 +23,43 @@ pub struct Problem {
     pub message: String,
 }
 
-/// All that is wrong with a rule; nothing if it is fit to run.
-pub fn lint(rule: &Rule) -> Vec<Problem> {
+/// All that is wrong with a rule; nothing if it is fit to run. `lists` are those that its SQL may name.
+pub fn lint(rule: &Rule, lists: &Arc<Lists>) -> Vec<Problem> {
     let mut messages = Vec::new();
     identity(rule, &mut messages);
     words(rule, &mut messages);
-    let selected = match sql::examine(&rule.sql) {
-        Ok(examined) => {
-            messages.extend(examined.problems);
-            Some(examined.selected)
-        }
-        Err(reason) => {
-            messages.push(format!("sql: {reason}"));
-            None
-        }
-    };
+    kind::fields(rule, &mut messages);
+    let selected = selects(rule, lists, &mut messages);
     tests(rule, &mut messages);
     if let Some(selected) = selected {
         names(rule, &selected, &mut messages);
     }
     messages.into_iter().map(|message| Problem { rule: rule.id.clone(), message }).collect()
+}
+
+/// Examines each SELECT. Returns the columns that findings have, if all of them plan.
+fn selects(rule: &Rule, lists: &Arc<Lists>, messages: &mut Vec<String>) -> Option<Vec<String>> {
+    let mut outputs = Vec::new();
+    let mut complete = true;
+    for (field, text) in rule.selects() {
+        let form = match rule.kind {
+            RuleKind::Scheduled => Form::Report,
+            RuleKind::Window => Form::Groups,
+            _ => Form::Rows,
+        };
+        match sql::examine(text, form, lists) {
+            Ok(examined) => {
+                messages.extend(examined.problems.iter().map(|problem| format!("{field}: {problem}")));
+                kind::columns(rule, &field, &examined.selected, messages);
+                outputs.push(examined.selected);
+            }
+            Err(reason) => {
+                messages.push(format!("{field}: {reason}"));
+                complete = false;
+            }
+        }
+    }
+    complete.then(|| kind::output(rule, &outputs))
 }
 
 fn identity(rule: &Rule, messages: &mut Vec<String>) {
@@ -93,9 +114,9 @@ fn tests(rule: &Rule, messages: &mut Vec<String>) {
             if !matches!(event.source.as_str(), "audit" | "falco") {
                 messages.push(format!("tests: {}: source {} is neither audit nor falco", test.name, event.source));
             }
-            if let Err(error) = test_event_bytes(event, rule) {
-                messages.push(format!("tests: {}: {error}", test.name));
-            }
+        }
+        if let Err(error) = case_events(test, rule) {
+            messages.push(format!("tests: {}: {error}", test.name));
         }
     }
 }
@@ -141,7 +162,7 @@ tests:
     fn with(old: &str, new: &str) -> String {
         assert!(GOOD.contains(old), "{old}");
         let rule: Rule = serde_saphyr::from_str(&GOOD.replacen(old, new, 1)).unwrap();
-        lint(&rule).iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("\n")
+        lint(&rule, &Arc::default()).iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("\n")
     }
 
     #[test]
@@ -174,9 +195,9 @@ tests:
     fn the_id_is_the_files_name() {
         let mut rule: Rule = serde_saphyr::from_str(GOOD).unwrap();
         rule.file = Some("rules/area/good.yaml".into());
-        assert_eq!(lint(&rule), []);
+        assert_eq!(lint(&rule, &Arc::default()), []);
         rule.file = Some("rules/area/better.yaml".into());
-        assert!(lint(&rule)[0].to_string().contains("good: id: the file is better.yaml"));
+        assert!(lint(&rule, &Arc::default())[0].to_string().contains("good: id: the file is better.yaml"));
     }
 
     #[test]
@@ -193,8 +214,8 @@ tests:
             ("AND verb", "AND now() > event_time AND verb", "now"),
             (select, "DELETE FROM audit WHERE stage = 'Panic'", "SELECT"),
             ("verb = 'get'", "event_id IN (SELECT event_id FROM falco)", "one table"),
-            ("verb = 'get'", "verb = 'get' LIMIT 3", "match rule"),
-            ("SELECT cluster", "SELECT DISTINCT cluster", "match rule"),
+            ("verb = 'get'", "verb = 'get' LIMIT 3", "selects rows that meet"),
+            ("SELECT cluster", "SELECT DISTINCT cluster", "selects rows that meet"),
             ("FROM audit", "FROM role_rules", "rule_index"),
             ("verb = 'get'", "verb = 'get'; SELECT 1", "one statement"),
         ] {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use vedette_detections::event::base_events;
-use vedette_detections::{base_event, builtin, lint, load, test_event_bytes};
+use vedette_detections::{base_event, builtin, case_events, lint, load};
 
 #[test]
 fn the_pack_lints_clean_and_is_what_the_folder_holds() {
@@ -14,7 +14,8 @@ fn the_pack_lints_clean_and_is_what_the_folder_holds() {
     let ids = |rules: &[vedette_detections::Rule]| rules.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&embedded), ids(&folder));
     assert!(embedded.len() >= 20, "{} rules", embedded.len());
-    let problems: Vec<String> = folder.iter().flat_map(lint).map(|problem| problem.to_string()).collect();
+    let problems: Vec<String> =
+        folder.iter().flat_map(|rule| lint(rule, &Default::default())).map(|problem| problem.to_string()).collect();
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
@@ -50,9 +51,8 @@ fn every_recorded_event_is_used_small_and_without_secrets() {
 #[test]
 fn every_case_makes_its_events() {
     for rule in builtin().unwrap() {
-        for event in rule.tests.iter().flat_map(|test| &test.events) {
-            let bytes = test_event_bytes(event, &rule).unwrap();
-            serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+        for event in rule.tests.iter().flat_map(|test| case_events(test, &rule).unwrap()) {
+            serde_json::from_slice::<serde_json::Value>(&event.bytes).unwrap();
         }
     }
 }

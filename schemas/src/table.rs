@@ -342,6 +342,12 @@ const ALERTS: &[Column] = &[
     must("tags", TextList, "Tags of the rule, checklist ids among them."),
     must("evidence", TextList, "event_ids of the events behind it."),
     must("details", Json, "The columns that the rule's SQL selected, as an object."),
+    may("risk_score", Int32, "How dangerous it is, 0 to 100."),
+    may("user_name", Label, "User concerned."),
+    may("pod", Text, "Pod concerned."),
+    may("node", Label, "Node concerned."),
+    may("count", Int64, "How often the rule has found this so far. A repeat raises it and adds no finding."),
+    may("last_event_time", Time, "When the newest of the events that raised it happened."),
 ];
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ impl Check {
 /// A rule's problems in words; empty if it is well and `verbose` is off.
 async fn report(rule: &Rule, verbose: bool, tally: &mut Tally) -> String {
     let mut text = String::new();
-    for problem in vedette_detections::lint(rule) {
+    for problem in vedette_detections::lint(rule, &Default::default()) {
         tally.problems += 1;
         let _ = writeln!(text, "{}: {}", rule.id, problem.message);
     }

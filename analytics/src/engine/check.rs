@@ -1,11 +1,11 @@
 //! A rule's own cases, run through the production engine.
 
 use serde_json::{Map, Value};
-use vedette_detections::rule::{RuleTest, TestEvent};
-use vedette_detections::{Rule, test_event_bytes};
+use vedette_detections::rule::RuleTest;
+use vedette_detections::{CASE_START, CaseEvent, Rule, case_events};
 use vedette_schemas::{AuditDecoder, FalcoDecoder, Table, derive};
 
-use super::{Engine, EngineError, Tables};
+use super::{Engine, EngineError, Finding, Tables};
 
 /// How a case ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,9 +25,6 @@ impl CaseOutcome {
     }
 }
 
-/// When the events of cases are received: 2026-01-01T00:00:00Z.
-const RECEIVED_AT: i64 = 1_767_225_600_000_000;
-
 /// Runs every case of a rule.
 pub async fn run(rule: &Rule) -> Result<Vec<CaseOutcome>, EngineError> {
     let mut outcomes = Vec::with_capacity(rule.tests.len());
@@ -42,11 +39,11 @@ pub async fn run(rule: &Rule) -> Result<Vec<CaseOutcome>, EngineError> {
 async fn case(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> CaseOutcome {
     let mut outcome =
         CaseOutcome { case: test.name.clone(), expected: test.expect.clone(), found: Vec::new(), error: None };
-    let tables = match decode(rule, &test.events) {
-        Ok(tables) => tables,
+    let findings = match findings(engine, rule, test).await {
+        Ok(findings) => findings,
         Err(error) => return CaseOutcome { error: Some(error), ..outcome },
     };
-    for (index, finding) in engine.evaluate(&tables, RECEIVED_AT).await.into_iter().enumerate() {
+    for (index, finding) in findings.into_iter().enumerate() {
         if finding.rule_id == super::RULE_FAILED {
             return CaseOutcome { error: Some(finding.summary), ..outcome };
         }
@@ -61,13 +58,23 @@ async fn case(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> CaseOutcome 
     outcome
 }
 
-fn decode(rule: &Rule, events: &[TestEvent]) -> Result<Tables, String> {
+/// What a case's events raise, and the end of its time.
+async fn findings(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> Result<Vec<Finding>, String> {
+    let events = case_events(test, rule).map_err(|error| error.to_string())?;
+    let last = events.iter().filter_map(|event| event.at).max().unwrap_or(CASE_START);
+    let mut findings = engine.evaluate(&decode(&events)?, last).await;
+    let end = test.until.map_or(last, |until| CASE_START + until.micros());
+    findings.extend(engine.pass(end, end).await);
+    Ok(findings)
+}
+
+fn decode(events: &[CaseEvent]) -> Result<Tables, String> {
     let (mut audit, mut falco) = (AuditDecoder::new(), FalcoDecoder::new());
     for event in events {
-        let bytes = test_event_bytes(event, rule).map_err(|error| error.to_string())?;
+        let received_at = event.at.unwrap_or(CASE_START);
         let decoded = match event.source.as_str() {
-            "audit" => audit.push("test", RECEIVED_AT, &bytes),
-            "falco" => falco.push("test", RECEIVED_AT, &bytes),
+            "audit" => audit.push("test", received_at, &event.bytes),
+            "falco" => falco.push("test", received_at, &event.bytes),
             other => return Err(format!("source {other}: expected audit or falco")),
         };
         decoded.map_err(|error| format!("event {}: {error}", event.base))?;

@@ -5,6 +5,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use vedette_detections::{Rule, Severity};
 use vedette_schemas::EventId;
@@ -28,38 +29,103 @@ pub struct Finding {
     pub source_ip: Option<String>,
     pub attack: Vec<String>,
     pub tags: Vec<String>,
+    /// How dangerous it is, 0 to 100.
+    pub risk_score: i32,
+    pub user_name: Option<String>,
+    pub pod: Option<String>,
+    pub node: Option<String>,
+    /// How often the rule has found this so far, the first time included.
+    pub count: i64,
+    /// The newest event time among what was found.
+    pub last_event_time: i64,
     pub evidence: Vec<EventId>,
     /// The row: every selected column that is not null.
     pub details: Value,
 }
 
+impl Finding {
+    /// A finding about a rule rather than about what it looks for.
+    pub fn about_rule(id: &str, title: &str, rule: &Rule, what: String, now: i64) -> Self {
+        Self {
+            alert_id: EventId::of_parts(&[id, &rule.id, &rule.version.to_string(), &now.to_string()]),
+            rule_id: id.to_owned(),
+            rule_version: 1,
+            title: title.to_owned(),
+            severity: Severity::High,
+            cluster: String::new(),
+            event_time: now,
+            received_at: now,
+            raised_at: now,
+            summary: format!("Rule {}: {what}", rule.id),
+            actor: None,
+            target: Some(rule.id.clone()),
+            namespace: None,
+            source_ip: None,
+            attack: Vec::new(),
+            tags: Vec::new(),
+            risk_score: 73,
+            user_name: None,
+            pod: None,
+            node: None,
+            count: 1,
+            last_event_time: now,
+            evidence: Vec::new(),
+            details: serde_json::json!({ "rule": rule.id, "reason": what }),
+        }
+    }
+}
+
 /// Columns that, beside the event, tell several findings of one rule on one event apart.
 const PARTS: [&str; 4] = ["container_kind", "container_name", "rule_index", "subject_index"];
 
-/// One finding a row of what a rule's SQL returned.
-pub fn from_rows(rule: &Rule, rows: &RecordBatch, now: i64) -> Result<Vec<Finding>, ArrowError> {
+/// What makes findings one: rows that agree in these columns, within a stretch of event time, in microseconds.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub columns: Vec<String>,
+    pub suppress: i64,
+}
+
+/// One finding a row of what a rule selected. `evidence` gives each row's events; without it, a row's event is its own.
+pub fn from_rows(
+    rule: &Rule,
+    subject: Option<&Subject>,
+    rows: &RecordBatch,
+    evidence: Option<Vec<Vec<EventId>>>,
+    now: i64,
+) -> Result<Vec<Finding>, ArrowError> {
     let times = ["event_time", "received_at"].map(|name| micros(rows, name));
     let details = json_rows(rows)?;
+    let mut evidence = evidence.map(Vec::into_iter);
     let findings = details.into_iter().enumerate().map(|(row, details)| {
         let [event_time, received_at] =
             [&times[0], &times[1]].map(|t| t.as_ref().and_then(|t| t.get(row).copied().flatten()));
-        one(rule, details, event_time.unwrap_or(now), received_at.unwrap_or(now), now)
+        let times = (event_time.unwrap_or(now), received_at.unwrap_or(now), now);
+        let events = match &mut evidence {
+            Some(evidence) => evidence.next().unwrap_or_default(),
+            None => details.get("event_id").and_then(|id| EventId::parse(id.as_str()?)).into_iter().collect(),
+        };
+        one(rule, subject, details, events, times)
     });
     Ok(findings.collect())
 }
 
-fn one(rule: &Rule, details: Map<String, Value>, event_time: i64, received_at: i64, now: i64) -> Finding {
+fn one(
+    rule: &Rule,
+    subject: Option<&Subject>,
+    details: Map<String, Value>,
+    evidence: Vec<EventId>,
+    (event_time, received_at, now): (i64, i64, i64),
+) -> Finding {
     let text = |name: &str| details.get(name).map(plain);
-    let event_id = text("event_id").unwrap_or_default();
-    let mut key = vec![rule.id.clone(), rule.version.to_string(), event_id.clone()];
-    key.extend(PARTS.iter().filter_map(|part| text(part)));
-    let key: Vec<&str> = key.iter().map(String::as_str).collect();
+    let raised: Option<Severity> = details.get("severity").and_then(|name| Severity::deserialize(name).ok());
+    let severity = raised.map_or(rule.severity, |raised| raised.max(rule.severity));
+    let risk = details.get("risk_score").and_then(Value::as_i64).unwrap_or_default().clamp(0, 100);
     Finding {
-        alert_id: EventId::of_parts(&key),
+        alert_id: identity(rule, subject, &details, event_time),
         rule_id: rule.id.clone(),
         rule_version: rule.version,
         title: rule.title.clone(),
-        severity: rule.severity,
+        severity,
         cluster: text("cluster").unwrap_or_default(),
         event_time,
         received_at,
@@ -71,9 +137,36 @@ fn one(rule: &Rule, details: Map<String, Value>, event_time: i64, received_at: i
         source_ip: text("source_ip"),
         attack: rule.attack.clone(),
         tags: rule.checklist.clone(),
-        evidence: EventId::parse(&event_id).into_iter().collect(),
+        risk_score: i32::from(rule.risk_at(severity)).max(risk as i32),
+        user_name: text("user_name"),
+        pod: text("pod").or_else(|| text("name").filter(|_| text("resource").as_deref() == Some("pods"))),
+        node: text("node").or_else(|| text("node_name")),
+        count: 1,
+        last_event_time: event_time,
+        evidence,
         details: Value::Object(details),
     }
+}
+
+/// The same events give the same id, in whatever order and batches they come.
+fn identity(rule: &Rule, subject: Option<&Subject>, details: &Map<String, Value>, event_time: i64) -> EventId {
+    let text = |name: &str| details.get(name).map(plain);
+    let mut key = vec![rule.id.clone(), rule.version.to_string()];
+    match subject {
+        None => {
+            key.push(text("event_id").unwrap_or_default());
+            key.extend(PARTS.iter().filter_map(|part| text(part)));
+        }
+        Some(subject) => {
+            // A null differs from any text.
+            key.extend(
+                subject.columns.iter().map(|name| text(name).map_or_else(String::new, |text| format!("={text}"))),
+            );
+            key.push(event_time.div_euclid(subject.suppress).to_string());
+        }
+    }
+    let key: Vec<&str> = key.iter().map(String::as_str).collect();
+    EventId::of_parts(&key)
 }
 
 fn micros(rows: &RecordBatch, name: &str) -> Option<Vec<Option<i64>>> {

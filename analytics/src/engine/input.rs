@@ -18,7 +18,7 @@ use datafusion::prelude::SessionContext;
 use vedette_schemas::Table;
 
 use super::conditions::{Program, Rows};
-use super::slot::{Slot, SlotTable};
+use super::slot::{Filters, Slot, SlotTable};
 
 /// One scan, planned.
 pub struct Input {
@@ -27,6 +27,7 @@ pub struct Input {
     pub program: Program,
     /// The table's columns that `make` reads.
     columns: Vec<usize>,
+    schema: SchemaRef,
     make: Make,
 }
 
@@ -41,7 +42,7 @@ enum Make {
 /// Registers the tables that rules read, over one slot.
 pub fn register(context: &SessionContext, slot: &Slot) -> Result<(), DataFusionError> {
     for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts) {
-        let provider = Arc::new(SlotTable::new(table.schema(), slot.clone()));
+        let provider = Arc::new(SlotTable::new(table.schema(), slot.clone(), Filters::Ours));
         context.deregister_table(table.name())?; // the rule before this one left its own
         context.register_table(table.name(), provider)?;
     }
@@ -49,24 +50,36 @@ pub fn register(context: &SessionContext, slot: &Slot) -> Result<(), DataFusionE
 }
 
 impl Input {
-    /// Plans a part of a rule that reads one table, over the tables of `register` on the same slot. Returns it with the
-    /// filters of its scan.
-    pub async fn plan(
-        context: &SessionContext,
+    /// Plans a SELECT over one table. Returns it with the filters of its scan.
+    pub async fn plan(context: &SessionContext, sql: &str) -> Result<(Self, Vec<Expr>), DataFusionError> {
+        let slot = Slot::default();
+        register(context, &slot)?;
+        let state = context.state();
+        let logical = state.optimize(&state.create_logical_plan(sql).await?)?;
+        let plan = state.query_planner().create_physical_plan(&logical, &state).await?;
+        Self::new(only_scan(&logical)?, slot, plan)
+    }
+
+    /// From the scan of a planned rule, and the plan over the slot that its rows go through.
+    pub fn new(
+        scan: TableScan,
         slot: Slot,
-        logical: &LogicalPlan,
+        plan: Arc<dyn ExecutionPlan>,
     ) -> Result<(Self, Vec<Expr>), DataFusionError> {
-        let scan = only_scan(logical)?;
         let table = Table::parse(scan.table_name.table())
             .ok_or_else(|| DataFusionError::Plan(format!("{} is not a table that rules read", scan.table_name)))?;
         let columns = scan.projection.clone().unwrap_or_else(|| (0..table.columns().len()).collect());
-        let state = context.state();
-        let plan = state.query_planner().create_physical_plan(logical, &state).await?;
+        let schema = plan.schema();
         let make = match columns_only(&plan) {
-            Some(exprs) => Make::Columns(exprs, plan.schema()),
+            Some(exprs) => Make::Columns(exprs, schema.clone()),
             None => Make::Plan(slot, plan),
         };
-        Ok((Self { table, program: Program::default(), columns, make }, scan.filters))
+        Ok((Self { table, program: Program::default(), columns, schema, make }, scan.filters))
+    }
+
+    /// The schema of the rows that it makes.
+    pub fn schema(&self) -> SchemaRef {
+        self.schema.clone()
     }
 
     /// Whether rows are made without running a plan.
@@ -106,7 +119,8 @@ fn columns_only(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Arc<dyn PhysicalExp
     Some(projection.expr().iter().map(|column| column.expr.clone()).collect())
 }
 
-fn only_scan(plan: &LogicalPlan) -> Result<TableScan, DataFusionError> {
+/// The one scan of a plan.
+pub fn only_scan(plan: &LogicalPlan) -> Result<TableScan, DataFusionError> {
     let mut scans = Vec::new();
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {
@@ -116,7 +130,7 @@ fn only_scan(plan: &LogicalPlan) -> Result<TableScan, DataFusionError> {
     })?;
     match scans.pop() {
         Some(scan) if scans.is_empty() => Ok(scan),
-        Some(_) => Err(DataFusionError::Plan("a match rule reads one table, once".into())),
+        Some(_) => Err(DataFusionError::Plan("reads more than one table; what joins rows is a sequence".into())),
         None => Err(DataFusionError::Plan("the SQL reads no table, or its condition is never true".into())),
     }
 }

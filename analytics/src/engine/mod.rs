@@ -1,30 +1,40 @@
 //! The detection engine: rules planned once by DataFusion, their filters evaluated together over decoded batches.
 
 pub mod check;
+mod clock;
 mod conditions;
 mod finding;
 mod input;
+mod open;
+mod plan;
 mod slot;
+mod state;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use metrics::Counter;
-use vedette_detections::sql::session;
-use vedette_detections::{Rule, Severity};
-use vedette_schemas::{EventId, Table};
+use vedette_detections::sql::session_with_lists;
+use vedette_detections::{Lists, Rule, RuleKind};
+use vedette_schemas::Table;
 
+use clock::Clock;
 use conditions::{Conditions, Rows};
+use finding::Subject;
 pub use finding::{Finding, json_rows};
 use input::Input;
-use slot::Slot;
+use open::Open;
+use state::{Hits, State};
 
 /// The id of the rule behind findings about failing rules.
 pub const RULE_FAILED: &str = "vedette_rule_failed";
+/// The id of the rule behind findings about rules that had to let go of what they keep.
+pub const RULE_SHORTENED: &str = "vedette_rule_shortened";
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -37,20 +47,62 @@ pub enum EngineError {
 /// Decoded rows of one batch, by table. Tables without rows may be absent.
 pub type Tables = BTreeMap<Table, RecordBatch>;
 
+/// What the engine may be told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub lists: Arc<Lists>,
+    /// How long events that come out of order are waited for, in microseconds.
+    pub lateness: i64,
+    /// Bytes that rules may keep together. Beyond them the rule that keeps most lets its oldest rows go, and a finding says so.
+    pub state_bytes: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { lists: Arc::default(), lateness: 60_000_000, state_bytes: 1 << 30 }
+    }
+}
+
 /// A rule as the engine runs it.
 struct Live {
     rule: Rule,
-    input: Input,
+    /// What it keeps, if it looks at more than one row.
+    state: Option<State>,
+    subject: Option<Subject>,
     hits: Counter,
     micros: Counter,
-    /// Time spent on it so far, in nanoseconds.
-    spent: AtomicU64,
+    /// Time spent on it so far.
+    spent: Spent,
+    failed: bool,
+    /// When a finding last said that it had to let rows go, in microseconds since 1970.
+    shortened_at: i64,
 }
 
-/// The rules of one table, evaluated together.
+/// Time that adds up.
+#[derive(Default)]
+struct Spent(AtomicU64);
+
+impl Spent {
+    /// Returns the sum.
+    fn add(&self, time: Duration) -> Duration {
+        let nanos = time.as_nanos() as u64;
+        Duration::from_nanos(self.0.fetch_add(nanos, Ordering::Relaxed) + nanos)
+    }
+}
+
+/// An input of a rule.
+struct Tap {
+    /// The rule's place among all rules.
+    rule: usize,
+    /// The input's place among the rule's.
+    number: usize,
+    input: Input,
+}
+
+/// The inputs that read one table, evaluated together.
 struct Room {
     conditions: Conditions,
-    rules: Vec<Live>,
+    taps: Vec<Tap>,
     /// Time spent on looking into bodies so far, which the rules that ask for it share.
     looking: Duration,
 }
@@ -59,24 +111,45 @@ struct Room {
 #[derive(Clone, Debug)]
 pub struct Cost {
     pub rule: String,
-    /// Spent on its conditions, on what it selects, and on its share of looking into bodies.
+    /// Spent on its conditions, on what it selects and keeps, and on its share of looking into bodies.
     pub spent: Duration,
 }
 
 /// Rules, compiled.
 pub struct Engine {
     context: SessionContext,
+    options: Options,
+    rules: Vec<Live>,
     rooms: BTreeMap<Table, Room>,
+    clock: Clock,
+    open: Open,
+    batches: u64,
 }
 
-/// What one rule selected of one batch, or why it could not.
+/// What one input selected of one batch, or why it could not.
 type Outcome = Result<Vec<RecordBatch>, DataFusionError>;
 
+/// Batches between two looks at how much is kept.
+const WEIGH: u64 = 16;
+
 impl Engine {
-    /// Plans every rule. The first that doesn't plan is the error.
+    /// Plans every rule. The first that doesn't plan is the error. Scheduled rules are left out: the store answers them.
     pub async fn new(rules: Vec<Rule>) -> Result<Self, EngineError> {
-        let mut engine = Self { context: session()?, rooms: BTreeMap::new() };
-        for rule in rules {
+        Self::with(rules, Options::default()).await
+    }
+
+    pub async fn with(rules: Vec<Rule>, options: Options) -> Result<Self, EngineError> {
+        let one_thread = |config: SessionConfig| config.with_target_partitions(1);
+        let mut engine = Self {
+            context: session_with_lists(options.lists.clone(), one_thread)?,
+            clock: Clock::new(options.lateness),
+            options,
+            rules: Vec::new(),
+            rooms: BTreeMap::new(),
+            open: Open::default(),
+            batches: 0,
+        };
+        for rule in rules.into_iter().filter(|rule| rule.kind != RuleKind::Scheduled) {
             let id = rule.id.clone();
             let failed = |reason: DataFusionError| EngineError::Rule { rule: id, reason: reason.to_string() };
             engine.add(rule).await.map_err(failed)?;
@@ -85,24 +158,31 @@ impl Engine {
     }
 
     async fn add(&mut self, rule: Rule) -> Result<(), DataFusionError> {
-        let slot = Slot::default();
-        input::register(&self.context, &slot)?;
-        let state = self.context.state();
-        let logical = state.optimize(&state.create_logical_plan(&rule.sql).await?)?;
-        let (mut input, filters) = Input::plan(&self.context, slot, &logical).await?;
-        let new =
-            || Room { conditions: Conditions::new(input.table.schema()), rules: Vec::new(), looking: Duration::ZERO };
-        let room = self.rooms.entry(input.table).or_insert_with(new);
-        input.program = room.conditions.add(&self.context, &filters)?;
-        let hits = metrics::counter!("vedette_rule_hits_total", "rule" => rule.id.clone());
-        let micros = metrics::counter!("vedette_rule_microseconds_total", "rule" => rule.id.clone());
-        room.rules.push(Live { rule, input, hits, micros, spent: AtomicU64::new(0) });
+        let planned = plan::plan(&self.context, &rule).await?;
+        for (number, (mut input, filters)) in planned.inputs.into_iter().enumerate() {
+            let table = input.table;
+            let new =
+                || Room { conditions: Conditions::new(table.schema()), taps: Vec::new(), looking: Duration::ZERO };
+            let room = self.rooms.entry(table).or_insert_with(new);
+            input.program = room.conditions.add(&self.context, &filters)?;
+            room.taps.push(Tap { rule: self.rules.len(), number, input });
+        }
+        self.rules.push(Live {
+            hits: metrics::counter!("vedette_rule_hits_total", "rule" => rule.id.clone()),
+            micros: metrics::counter!("vedette_rule_microseconds_total", "rule" => rule.id.clone()),
+            rule,
+            state: planned.state,
+            subject: planned.subject,
+            spent: Spent::default(),
+            failed: false,
+            shortened_at: i64::MIN,
+        });
         Ok(())
     }
 
     /// How many rules are live.
     pub fn len(&self) -> usize {
-        self.rooms.values().map(|room| room.rules.len()).sum()
+        self.rules.iter().filter(|live| !live.failed).count()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -114,56 +194,98 @@ impl Engine {
         let mut findings = Vec::new();
         for (table, batch) in tables {
             let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
-            let outcomes = room.outcomes(&self.context, batch).await;
-            let mut failed = Vec::new();
-            for (index, outcome) in outcomes {
-                let live = &room.rules[index];
-                let found = outcome.and_then(|rows| {
-                    let mut found = Vec::new();
-                    for rows in rows {
-                        found.extend(finding::from_rows(&live.rule, &rows, now)?);
-                    }
-                    Ok(found)
-                });
-                match found {
-                    Ok(found) => {
-                        live.hits.increment(found.len() as u64);
-                        findings.extend(found);
-                    }
-                    Err(error) => failed.push((index, error)),
+            for (tap, outcome) in room.outcomes(&self.rules, &self.context, batch).await {
+                let (live, number) = (&mut self.rules[room.taps[tap].rule], room.taps[tap].number);
+                if let Err(error) = live.take(number, outcome, now, &mut self.open, &mut findings) {
+                    findings.push(live.fail(&error, now));
                 }
             }
-            for (index, error) in failed.into_iter().rev() {
-                let live = room.rules.remove(index);
-                findings.push(rule_failed(&live.rule, &error, now));
-            }
         }
+        for table in [Table::Audit, Table::Falco] {
+            tables.get(&table).into_iter().for_each(|batch| self.clock.observe(batch));
+        }
+        self.advance(now, &mut findings).await;
         findings
+    }
+
+    /// The findings that are due because time has gone on: nothing older than `until`, in microseconds since 1970, is on its
+    /// way from any cluster.
+    pub async fn pass(&mut self, until: i64, now: i64) -> Vec<Finding> {
+        self.clock.reach_all(until.saturating_add(self.options.lateness));
+        let mut findings = Vec::new();
+        self.advance(now, &mut findings).await;
+        findings
+    }
+
+    /// The findings of `evaluate` and `pass` whose counters went up since the last call.
+    pub fn repeats(&mut self) -> Vec<Finding> {
+        let changed = self.open.changed();
+        self.open.close(self.clock.least());
+        changed
+    }
+
+    async fn advance(&mut self, now: i64, findings: &mut Vec<Finding>) {
+        for live in self.rules.iter_mut().filter(|live| !live.failed) {
+            let started = Instant::now();
+            let Some(state) = &mut live.state else { continue };
+            let result = match state.advance(&self.context, &self.clock).await {
+                Ok(hits) => live.found(hits, now, &mut self.open, findings),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                findings.push(live.fail(&error, now));
+            }
+            live.took(started.elapsed());
+        }
+        self.batches += 1;
+        if self.batches.is_multiple_of(WEIGH) {
+            self.weigh(now, findings);
+        }
+    }
+
+    /// Keeps what is kept within bounds.
+    fn weigh(&mut self, now: i64, findings: &mut Vec<Finding>) {
+        let mut bytes: Vec<usize> = self.rules.iter().map(|live| live.state.as_ref().map_or(0, State::bytes)).collect();
+        let mut total: usize = bytes.iter().sum();
+        while total > self.options.state_bytes {
+            let Some(most) = (0..bytes.len()).max_by_key(|rule| bytes[*rule]) else { break };
+            let live = &mut self.rules[most];
+            let Some((until, state)) = live.state.as_mut().and_then(|state| Some((state.shed()?, state))) else {
+                break;
+            };
+            let left = state.bytes();
+            total -= bytes[most].saturating_sub(left);
+            if left >= bytes[most] {
+                break;
+            }
+            bytes[most] = left;
+            findings.extend(live.shortened(until, now));
+        }
+        metrics::gauge!("vedette_rule_state_bytes").set(total as f64);
+        metrics::gauge!("vedette_findings_open").set(self.open.len() as f64);
     }
 
     /// What each rule has cost so far, the dearest first.
     pub fn costs(&self) -> Vec<Cost> {
-        let mut costs = Vec::new();
+        let mut spent: Vec<Duration> = self.rules.iter().map(|live| live.spent.add(Duration::ZERO)).collect();
         for room in self.rooms.values() {
-            let asking = room.rules.iter().filter(|live| live.input.program.looks_into_bodies()).count().max(1) as u32;
-            costs.extend(room.rules.iter().map(|live| {
-                let own = Duration::from_nanos(live.spent.load(Ordering::Relaxed));
-                let shared =
-                    if live.input.program.looks_into_bodies() { room.looking / asking } else { Duration::ZERO };
-                Cost { rule: live.rule.id.clone(), spent: own + shared }
-            }));
+            let asking: Vec<_> = room.taps.iter().filter(|tap| tap.input.program.looks_into_bodies()).collect();
+            let share = room.looking / (asking.len().max(1) as u32);
+            asking.iter().for_each(|tap| spent[tap.rule] += share);
         }
+        let cost = |(live, spent): (&Live, Duration)| Cost { rule: live.rule.id.clone(), spent };
+        let mut costs: Vec<Cost> = self.rules.iter().zip(spent).map(cost).collect();
         costs.sort_by_key(|cost| std::cmp::Reverse(cost.spent));
         costs
     }
 
-    /// The rows that each rule selects of one batch, by the rule's id, as far as there are any.
+    /// The rows that each rule's inputs select of one batch, by the rule's id, as far as there are any.
     pub async fn select(&mut self, tables: &Tables) -> Result<Vec<(String, Vec<RecordBatch>)>, DataFusionError> {
         let mut selected = Vec::new();
         for (table, batch) in tables {
             let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
-            for (index, rows) in room.outcomes(&self.context, batch).await {
-                selected.push((room.rules[index].rule.id.clone(), rows?));
+            for (tap, rows) in room.outcomes(&self.rules, &self.context, batch).await {
+                selected.push((self.rules[room.taps[tap].rule].rule.id.clone(), rows?));
             }
         }
         Ok(selected)
@@ -171,78 +293,133 @@ impl Engine {
 }
 
 impl Room {
-    /// What the rules select of a batch, in their order; rules that select nothing are left out.
-    async fn outcomes(&mut self, context: &SessionContext, batch: &RecordBatch) -> Vec<(usize, Outcome)> {
-        let Self { conditions, rules, looking } = self;
+    /// What the inputs select of a batch, in their order; those that select nothing are left out.
+    async fn outcomes(
+        &mut self,
+        rules: &[Live],
+        context: &SessionContext,
+        batch: &RecordBatch,
+    ) -> Vec<(usize, Outcome)> {
+        let Self { conditions, taps, looking } = self;
         conditions.begin();
         let mut bodies = Rows::none(batch.num_rows());
-        let mut passed = Vec::with_capacity(rules.len());
+        let mut passed = Vec::with_capacity(taps.len());
         let mut started = Instant::now();
-        for live in rules.iter() {
-            let rows = conditions.before_bodies(batch, &live.input.program);
+        for tap in taps.iter() {
+            let live = &rules[tap.rule];
+            if live.failed {
+                passed.push(Ok(Rows::none(batch.num_rows())));
+                continue;
+            }
+            let rows = conditions.before_bodies(batch, &tap.input.program);
             if let Ok(rows) = &rows
-                && live.input.program.looks_into_bodies()
+                && tap.input.program.looks_into_bodies()
             {
                 bodies.unite(rows);
             }
             passed.push(rows);
-            live.took(&mut started);
+            live.since(&mut started);
         }
         let looked = if bodies.is_empty() { Ok(()) } else { conditions.look_into_bodies(batch, bodies) };
         *looking += started.elapsed();
         started = Instant::now();
         let mut outcomes = Vec::new();
-        for (index, (live, rows)) in rules.iter().zip(passed).enumerate() {
+        for (index, (tap, rows)) in taps.iter().zip(passed).enumerate() {
             let rows = rows.and_then(|mut rows| {
-                if live.input.program.looks_into_bodies() && !rows.is_empty() {
+                if tap.input.program.looks_into_bodies() && !rows.is_empty() {
                     looked.as_ref().map_err(|error| DataFusionError::Execution(error.to_string()))?;
-                    conditions.in_bodies(batch, &live.input.program, &mut rows)?;
+                    conditions.in_bodies(batch, &tap.input.program, &mut rows)?;
                 }
                 Ok(rows)
             });
             match rows {
                 Ok(rows) if rows.is_empty() => {}
-                Ok(rows) => outcomes.push((index, live.input.rows(context, batch, &rows).await)),
+                Ok(rows) => outcomes.push((index, tap.input.rows(context, batch, &rows).await)),
                 Err(error) => outcomes.push((index, Err(error))),
             }
-            live.took(&mut started);
+            rules[tap.rule].since(&mut started);
         }
         outcomes
     }
 }
 
 impl Live {
+    /// Takes what an input selected: a match's rows are findings, other kinds keep them.
+    fn take(
+        &mut self,
+        input: usize,
+        outcome: Outcome,
+        now: i64,
+        open: &mut Open,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), DataFusionError> {
+        let started = Instant::now();
+        for rows in outcome?.iter().filter(|rows| rows.num_rows() > 0) {
+            match &mut self.state {
+                Some(state) => state.push(input, rows)?,
+                None => {
+                    let found = finding::from_rows(&self.rule, self.subject.as_ref(), rows, None, now)?;
+                    self.raise(found, open, findings);
+                }
+            }
+        }
+        self.took(started.elapsed());
+        Ok(())
+    }
+
+    fn found(
+        &mut self,
+        hits: Vec<Hits>,
+        now: i64,
+        open: &mut Open,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), DataFusionError> {
+        for Hits { rows, evidence } in hits {
+            let found = finding::from_rows(&self.rule, self.subject.as_ref(), &rows, Some(evidence), now)?;
+            self.raise(found, open, findings);
+        }
+        Ok(())
+    }
+
+    fn raise(&self, found: Vec<Finding>, open: &mut Open, findings: &mut Vec<Finding>) {
+        self.hits.increment(found.len() as u64);
+        match &self.subject {
+            Some(subject) => findings.extend(found.into_iter().filter_map(|f| open.take(f, subject.suppress))),
+            None => findings.extend(found),
+        }
+    }
+
+    fn took(&self, time: Duration) {
+        self.micros.absolute(self.spent.add(time).as_micros() as u64);
+    }
+
     /// Adds the time since `started` to what the rule has cost, and starts anew.
-    fn took(&self, started: &mut Instant) {
+    fn since(&self, started: &mut Instant) {
         let now = Instant::now();
-        let nanos = (now - *started).as_nanos() as u64;
-        let spent = self.spent.fetch_add(nanos, Ordering::Relaxed) + nanos;
-        self.micros.absolute(spent / 1000);
+        self.took(now - *started);
         *started = now;
     }
-}
 
-fn rule_failed(rule: &Rule, error: &DataFusionError, now: i64) -> Finding {
-    tracing::error!(rule = %rule.id, %error, "rule failed and is disabled");
-    metrics::counter!("vedette_rule_errors_total", "rule" => rule.id.clone()).increment(1);
-    Finding {
-        alert_id: EventId::of_parts(&[RULE_FAILED, &rule.id, &rule.version.to_string(), &now.to_string()]),
-        rule_id: RULE_FAILED.into(),
-        rule_version: 1,
-        title: "A detection rule failed and is disabled".into(),
-        severity: Severity::High,
-        cluster: String::new(),
-        event_time: now,
-        received_at: now,
-        raised_at: now,
-        summary: format!("Rule {} is disabled until it is loaded again: {error}", rule.id),
-        actor: None,
-        target: Some(rule.id.clone()),
-        namespace: None,
-        source_ip: None,
-        attack: Vec::new(),
-        tags: Vec::new(),
-        evidence: Vec::new(),
-        details: serde_json::json!({ "rule": rule.id, "error": error.to_string() }),
+    fn fail(&mut self, error: &DataFusionError, now: i64) -> Finding {
+        tracing::error!(rule = %self.rule.id, %error, "rule failed and is disabled");
+        metrics::counter!("vedette_rule_errors_total", "rule" => self.rule.id.clone()).increment(1);
+        self.failed = true;
+        self.state = None;
+        Finding::about_rule(RULE_FAILED, "A detection rule failed and is disabled", &self.rule, error.to_string(), now)
+    }
+
+    /// A finding that the rule had to let go of rows up to a time; one an hour.
+    fn shortened(&mut self, until: i64, now: i64) -> Option<Finding> {
+        metrics::counter!("vedette_rule_state_shed_total", "rule" => self.rule.id.clone()).increment(1);
+        if now - self.shortened_at < 3_600_000_000 {
+            return None;
+        }
+        self.shortened_at = now;
+        let until = chrono::DateTime::from_timestamp_micros(until).map(|time| time.to_rfc3339()).unwrap_or_default();
+        tracing::error!(rule = %self.rule.id, until, "rules keep more than analytics.state_bytes: the oldest rows are let go");
+        let what = format!(
+            "it keeps the most of what rules keep, which is over the limit, and has let go of rows up to {until}"
+        );
+        Some(Finding::about_rule(RULE_SHORTENED, "A detection rule sees less than it should", &self.rule, what, now))
     }
 }

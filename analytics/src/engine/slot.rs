@@ -28,17 +28,27 @@ impl Slot {
     }
 }
 
-/// A table over a slot. It claims to apply every filter exactly, so that planning leaves the filters on the scan, where
-/// the engine takes them and evaluates them itself.
+/// A table over a slot.
 #[derive(Debug)]
 pub struct SlotTable {
     schema: SchemaRef,
     slot: Slot,
+    filters: Filters,
+}
+
+/// What becomes of filters over a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filters {
+    /// The table claims to apply each exactly, so that planning leaves them on the scan, where the engine takes them and
+    /// evaluates them itself. What is put into the slot has the scan's columns.
+    Ours,
+    /// The plan applies them. What is put into the slot has all of the table's columns.
+    Plans,
 }
 
 impl SlotTable {
-    pub fn new(schema: SchemaRef, slot: Slot) -> Self {
-        Self { schema, slot }
+    pub fn new(schema: SchemaRef, slot: Slot, filters: Filters) -> Self {
+        Self { schema, slot, filters }
     }
 }
 
@@ -53,7 +63,11 @@ impl TableProvider for SlotTable {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        Ok(vec![TableProviderFilterPushDown::Exact; filters.len()])
+        let support = match self.filters {
+            Filters::Ours => TableProviderFilterPushDown::Exact,
+            Filters::Plans => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(vec![support; filters.len()])
     }
 
     async fn scan(
@@ -63,13 +77,21 @@ impl TableProvider for SlotTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = match projection {
+        let projected = match projection {
             Some(projection) => Arc::new(self.schema.project(projection)?),
             None => self.schema.clone(),
         };
-        let partition = SlotPartition { schema: schema.clone(), slot: self.slot.clone() };
-        Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(partition)], None, vec![], false, None)?))
+        match self.filters {
+            Filters::Ours => leaf(projected, self.slot.clone(), None),
+            Filters::Plans => leaf(self.schema.clone(), self.slot.clone(), projection),
+        }
     }
+}
+
+/// A plan that gives what is in a slot, of this schema, or some of its columns.
+pub fn leaf(schema: SchemaRef, slot: Slot, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
+    let partition = SlotPartition { schema: schema.clone(), slot };
+    Ok(Arc::new(StreamingTableExec::try_new(schema, vec![Arc::new(partition)], projection, vec![], false, None)?))
 }
 
 #[derive(Debug)]

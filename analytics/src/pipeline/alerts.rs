@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Date32Array, Int32Array, ListBuilder, StringBuilder, StringDictionaryBuilder, StringViewArray,
-    TimestampMicrosecondArray,
+    ArrayRef, Date32Array, Int32Array, Int64Array, ListBuilder, StringBuilder, StringDictionaryBuilder,
+    StringViewArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::Int32Type;
 use arrow::error::ArrowError;
@@ -43,6 +43,12 @@ pub fn batch(findings: &[Finding]) -> Result<RecordBatch, ArrowError> {
         lists(findings, |f| f.tags.clone()),
         lists(findings, |f| f.evidence.iter().map(EventId::to_string).collect()),
         texts(findings, |f| Some(f.details.to_string())),
+        Arc::new(Int32Array::from_iter_values(findings.iter().map(|f| f.risk_score))),
+        nullable_labels(findings, |f| f.user_name.as_deref()),
+        texts(findings, |f| f.pod.clone()),
+        nullable_labels(findings, |f| f.node.as_deref()),
+        Arc::new(Int64Array::from_iter_values(findings.iter().map(|f| f.count))),
+        times(|f| f.last_event_time),
     ];
     RecordBatch::try_new(Table::Alerts.schema(), columns)
 }

@@ -3,5 +3,6 @@
 
 mod conditions;
 mod engine;
+mod kinds;
 mod lake;
 mod pipeline;

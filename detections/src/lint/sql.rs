@@ -10,6 +10,8 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 use vedette_schemas::Table;
 
+use crate::lists::Lists;
+
 /// What a rule must select from any table.
 const REQUIRED: [&str; 3] = ["event_id", "cluster", "event_time"];
 
@@ -23,33 +25,51 @@ pub struct Examined {
 
 /// The names of the columns that the SQL returns, in order; or why it doesn't plan.
 pub fn columns_selected(sql: &str) -> Result<Vec<String>, String> {
-    plan(sql).map(|plan| selected(&plan)).map_err(told)
+    plan(sql, Form::Report, &Arc::default()).map(|plan| selected(&plan)).map_err(told)
+}
+
+/// What a SELECT of a rule may look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Rows of one table that meet a condition.
+    Rows,
+    /// An aggregate over such rows.
+    Groups,
+    /// Anything that reads: it runs over the store.
+    Report,
 }
 
 /// Plans the SQL and looks at its shape. The error says why it doesn't plan, with what was meant if that can be guessed.
-pub fn examine(sql: &str) -> Result<Examined, String> {
+pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, String> {
     only_a_select(sql)?;
-    let plan = plan(sql).map_err(told)?;
+    let plan = plan(sql, form, lists).map_err(told)?;
     let selected = selected(&plan);
-    let shape = Shape::of(&plan).map_err(told)?;
+    let shape = Shape::of(&plan, form).map_err(told)?;
     let mut problems = shape.problems;
-    for name in REQUIRED.iter().filter(|name| !selected.iter().any(|s| s == *name)) {
-        problems.push(format!("sql: does not select {name}"));
+    if form == Form::Report {
+        return Ok(Examined { selected, problems });
+    }
+    let required: &[&str] = if form == Form::Groups { &["cluster"] } else { &REQUIRED };
+    for name in required.iter().filter(|name| !selected.iter().any(|s| s == *name)) {
+        problems.push(format!("does not select {name}"));
     }
     match shape.tables[..] {
-        [table] => about_table(table, &selected, &shape.conditions, &mut problems),
-        _ => problems.push("sql: a match rule reads one table, once".into()),
+        [table] => about_table(table, form, &selected, &shape.conditions, &mut problems),
+        _ => problems.push("reads one table, once; what joins rows is a sequence".into()),
     }
     Ok(Examined { selected, problems })
 }
 
-fn about_table(table: Table, selected: &[String], conditions: &[String], problems: &mut Vec<String>) {
+fn about_table(table: Table, form: Form, selected: &[String], conditions: &[String], problems: &mut Vec<String>) {
     let staged = !matches!(table, Table::Falco | Table::Alerts);
     if staged && !conditions.iter().any(|column| column == "stage") {
-        problems.push(format!("sql: no condition on stage: one request gives {} a row for each", table.name()));
+        problems.push(format!("no condition on stage: one request gives {} a row for each", table.name()));
+    }
+    if form == Form::Groups {
+        return;
     }
     for name in parts(table).iter().filter(|name| !selected.iter().any(|s| s == *name)) {
-        problems.push(format!("sql: does not select {name}, which tells one event's findings apart"));
+        problems.push(format!("does not select {name}, which tells one event's findings apart"));
     }
 }
 
@@ -74,9 +94,9 @@ fn only_a_select(sql: &str) -> Result<(), String> {
     }
 }
 
-fn plan(sql: &str) -> Result<LogicalPlan, DataFusionError> {
-    let context = crate::sql::session()?;
-    for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts) {
+fn plan(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<LogicalPlan, DataFusionError> {
+    let context = crate::sql::session_with_lists(lists.clone(), |config| config)?;
+    for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts || form == Form::Report) {
         context.register_table(table.name(), Arc::new(MemTable::try_new(table.schema(), vec![vec![]])?))?;
     }
     // Planning over tables in memory never waits, so that no runtime is needed.
@@ -97,10 +117,13 @@ struct Shape {
 }
 
 impl Shape {
-    fn of(plan: &LogicalPlan) -> Result<Self, DataFusionError> {
+    fn of(plan: &LogicalPlan, form: Form) -> Result<Self, DataFusionError> {
         let mut shape = Self::default();
+        if form == Form::Report {
+            return Ok(shape);
+        }
         plan.apply_with_subqueries(|node| {
-            shape.node(node);
+            shape.node(node, form);
             for expr in node.expressions() {
                 shape.functions(&expr)?;
             }
@@ -109,17 +132,18 @@ impl Shape {
         Ok(shape)
     }
 
-    fn node(&mut self, node: &LogicalPlan) {
+    fn node(&mut self, node: &LogicalPlan, form: Form) {
         match node {
             LogicalPlan::TableScan(scan) => self.tables.extend(Table::parse(scan.table_name.table())),
             LogicalPlan::Filter(filter) => {
                 self.conditions.extend(filter.predicate.column_refs().into_iter().map(|c| c.name.clone()));
             }
+            LogicalPlan::Aggregate(_) if form == Form::Groups => {}
             LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Subquery(_) => {}
             other => {
                 let display = other.display().to_string();
                 let name = display.split([':', ' ']).next().unwrap_or_default();
-                self.problems.push(format!("sql: a match rule selects rows that meet a condition: no {name}"));
+                self.problems.push(format!("selects rows that meet a condition: no {name}"));
             }
         }
     }
@@ -130,7 +154,7 @@ impl Shape {
             if let Expr::ScalarFunction(function) = e
                 && function.func.signature().volatility != Volatility::Immutable
             {
-                self.problems.push(format!("sql: {}() depends on when it runs; use event_time", function.name()));
+                self.problems.push(format!("{}() depends on when it runs; use event_time", function.name()));
             }
             Ok(TreeNodeRecursion::Continue)
         })?;

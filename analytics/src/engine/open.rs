@@ -1,0 +1,79 @@
+//! Open findings: while a subject's stretch of time lasts, what is found of it again raises its finding's counter.
+
+use std::collections::{BTreeMap, HashSet};
+
+use vedette_schemas::EventId;
+
+use super::finding::Finding;
+use super::state::EVIDENCE;
+
+/// Events that a finding's counter tells apart. From then on it counts each once more.
+const TOLD_APART: usize = 10_000;
+
+struct One {
+    finding: Finding,
+    /// The events that raised it.
+    events: HashSet<EventId>,
+    changed: bool,
+    /// No event before this time, in microseconds since 1970, is its.
+    ends: i64,
+}
+
+/// The findings of rules with subjects.
+#[derive(Default)]
+pub struct Open {
+    findings: BTreeMap<EventId, One>,
+}
+
+impl Open {
+    /// Takes a finding, whose stretch of time is so long. Returns it if it is new; else its counter goes up.
+    pub fn take(&mut self, finding: Finding, suppress: i64) -> Option<Finding> {
+        let event = finding.evidence.last().copied().unwrap_or(finding.alert_id);
+        let ends = (finding.event_time.div_euclid(suppress) + 1).saturating_mul(suppress);
+        match self.findings.get_mut(&finding.alert_id) {
+            None => {
+                let one = One { finding: finding.clone(), events: HashSet::from([event]), changed: false, ends };
+                self.findings.insert(finding.alert_id, one);
+                Some(finding)
+            }
+            Some(one) => {
+                one.again(finding, event);
+                None
+            }
+        }
+    }
+
+    /// The findings whose counters went up since the last call.
+    pub fn changed(&mut self) -> Vec<Finding> {
+        let changed = |one: &mut One| std::mem::take(&mut one.changed).then(|| one.finding.clone());
+        self.findings.values_mut().filter_map(changed).collect()
+    }
+
+    /// Closes what no event can come for, as of a watermark, and has been told.
+    pub fn close(&mut self, watermark: i64) {
+        self.findings.retain(|_, one| one.changed || one.ends > watermark);
+    }
+
+    pub fn len(&self) -> usize {
+        self.findings.len()
+    }
+}
+
+impl One {
+    fn again(&mut self, found: Finding, event: EventId) {
+        if self.events.len() < TOLD_APART && !self.events.insert(event) {
+            return;
+        }
+        let finding = &mut self.finding;
+        finding.count += 1;
+        finding.last_event_time = finding.last_event_time.max(found.event_time);
+        finding.severity = finding.severity.max(found.severity);
+        finding.risk_score = finding.risk_score.max(found.risk_score);
+        for id in found.evidence {
+            if finding.evidence.len() < EVIDENCE && !finding.evidence.contains(&id) {
+                finding.evidence.push(id);
+            }
+        }
+        self.changed = true;
+    }
+}

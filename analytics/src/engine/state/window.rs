@@ -1,0 +1,339 @@
+//! Aggregates over a subject's rows, as they stood at each of the rows: what an SQL GROUP BY says of the whole, said of the time
+//! up to `window` back from every row.
+//!
+//! The GROUP BY is rewritten to window functions over the kept rows. DataFusion runs them, for subjects whose answer may have
+//! changed and who have rows enough.
+
+use std::sync::Arc;
+
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{Column, Result, ScalarValue, plan_err};
+use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction, WindowFunctionParams};
+use datafusion::logical_expr::logical_plan::{Aggregate, Filter, Projection};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame, WindowFrameBound, WindowFrameUnits,
+    WindowFunctionDefinition, col,
+};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::streaming::StreamingTableExec;
+use datafusion::prelude::SessionContext;
+
+use super::kept::{ByHash, Kept, Place, keys, named, texts, times};
+use super::upper::Upper;
+use super::{Clock, EVIDENCE, Hits, event_id};
+use crate::engine::slot::{Slot, leaf};
+
+/// The columns of an event that go along.
+const EVENT: [&str; 3] = ["event_time", "event_id", "received_at"];
+
+/// A GROUP BY, rewritten.
+pub struct Sliding {
+    pub plan: LogicalPlan,
+    /// The columns of the result that are the groups.
+    pub group_by: Vec<String>,
+    /// The fewest rows with which a group can meet the condition.
+    pub least: usize,
+    /// More rows can only make the condition truer.
+    pub monotone: bool,
+}
+
+/// Rewrites a rule's GROUP BY. `span` in microseconds.
+pub fn sliding(plan: LogicalPlan, span: i64) -> Result<Sliding> {
+    let LogicalPlan::Projection(projection) = plan else { return shape() };
+    let (aggregate, having) = match projection.input.as_ref() {
+        LogicalPlan::Aggregate(aggregate) => (aggregate, None),
+        LogicalPlan::Filter(filter) => match filter.input.as_ref() {
+            LogicalPlan::Aggregate(aggregate) => (aggregate, Some(filter.predicate.clone())),
+            _ => return shape(),
+        },
+        _ => return shape(),
+    };
+    let groups = aggregate.group_expr.len();
+    let group_by = group_columns(&projection, aggregate)?;
+    let (least, monotone) = threshold(having.as_ref(), aggregate);
+    let mut plan = windows(aggregate, span)?;
+    if let Some(having) = having {
+        plan = LogicalPlan::Filter(Filter::try_new(having, Arc::new(plan))?);
+    }
+    let mut columns = projection.expr.clone();
+    let selected = |name: &str| projection.schema.fields().iter().any(|field| field.name() == name);
+    columns.extend(EVENT.into_iter().filter(|name| !selected(name)).map(|name| col(format!("__{name}")).alias(name)));
+    let plan = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?);
+    if groups == 0 {
+        return shape();
+    }
+    Ok(Sliding { plan, group_by, least, monotone })
+}
+
+fn shape<T>() -> Result<T> {
+    plan_err!("a window rule is SELECT … FROM … WHERE … GROUP BY … HAVING …, with cluster among the groups")
+}
+
+/// The names under which the groups are selected.
+fn group_columns(projection: &Projection, aggregate: &Aggregate) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for (index, group) in aggregate.group_expr.iter().enumerate() {
+        let (qualifier, field) = aggregate.schema.qualified_field(index);
+        let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
+        let selected = projection.expr.iter().find(|expr| (*expr).clone().unalias() == column);
+        match selected {
+            Some(expr) => names.push(expr.schema_name().to_string()),
+            None => return plan_err!("{group} is in GROUP BY and not selected"),
+        }
+    }
+    // A qualified column is known by its name alone.
+    Ok(names.into_iter().map(|name| name.rsplit('.').next().unwrap_or_default().to_owned()).collect())
+}
+
+/// How many rows a condition asks for at least, and whether more can only make it truer.
+fn threshold(having: Option<&Expr>, aggregate: &Aggregate) -> (usize, bool) {
+    let Some(having) = having else { return (1, true) };
+    let groups = aggregate.group_expr.len();
+    let growing = |expr: &Expr| {
+        let Expr::Column(column) = expr else { return None };
+        let index = aggregate.schema.index_of_column(column).ok()?.checked_sub(groups)?;
+        match aggregate.aggr_expr.get(index)?.clone().unalias() {
+            Expr::AggregateFunction(function) => match function.func.name() {
+                "count" => Some(true),
+                "max" => Some(false),
+                _ => None,
+            },
+            _ => None,
+        }
+    };
+    let (mut least, mut monotone) = (1, true);
+    for condition in split_conjunction(having) {
+        let found = match condition {
+            Expr::BinaryExpr(BinaryExpr { left, op: op @ (Operator::Gt | Operator::GtEq), right }) => {
+                match (growing(left), right.as_ref()) {
+                    (Some(counts), Expr::Literal(value, _)) => Some((counts, *op, value.clone())),
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        match found {
+            Some((counts, op, value)) => {
+                let number = value.cast_to(&arrow::datatypes::DataType::Int64).ok();
+                if let (true, Some(ScalarValue::Int64(Some(number)))) = (counts, number) {
+                    let needed = number + i64::from(op == Operator::Gt);
+                    least = least.max(usize::try_from(needed).unwrap_or(1));
+                }
+            }
+            None => monotone = false,
+        }
+    }
+    (least, monotone)
+}
+
+/// The aggregate's input with the aggregates as window functions: its output's columns, and the event's.
+fn windows(aggregate: &Aggregate, span: i64) -> Result<LogicalPlan> {
+    let input = aggregate.input.as_ref().clone();
+    let mut inner = Vec::new();
+    for (index, group) in aggregate.group_expr.iter().enumerate() {
+        inner.push(group.clone().alias(format!("__g{index}")));
+    }
+    for name in EVENT {
+        let (qualifier, field) = input.schema().qualified_field_with_unqualified_name(name)?;
+        inner.push(Expr::Column(Column::new(qualifier.cloned(), field.name())).alias(format!("__{name}")));
+    }
+    let groups: Vec<Expr> = (0..aggregate.group_expr.len()).map(|index| col(format!("__g{index}"))).collect();
+    let mut functions = Vec::new();
+    for expr in &aggregate.aggr_expr {
+        let Expr::AggregateFunction(AggregateFunction { func, params }) = expr.clone().unalias() else {
+            return plan_err!("{expr} can't slide over time");
+        };
+        if !params.order_by.is_empty() {
+            return plan_err!("{expr}: an ordered aggregate can't slide over time");
+        }
+        // What the functions read is computed once, before rows are kept.
+        let mut carried = |expr: Expr| match expr {
+            literal @ Expr::Literal(..) => literal,
+            expr => {
+                let name = format!("__a{}", inner.len());
+                inner.push(expr.alias(&name));
+                col(name)
+            }
+        };
+        let args = params.args.into_iter().map(&mut carried).collect();
+        let filter = params.filter.map(|filter| Box::new(carried(*filter)));
+        let back =
+            ScalarValue::IntervalMonthDayNano(Some(arrow::datatypes::IntervalMonthDayNano::new(0, 0, span * 1_000)));
+        let frame = WindowFrame::new_bounds(
+            WindowFrameUnits::Range,
+            WindowFrameBound::Preceding(back),
+            WindowFrameBound::CurrentRow,
+        );
+        functions.push(Expr::from(WindowFunction {
+            fun: WindowFunctionDefinition::AggregateUDF(func),
+            params: WindowFunctionParams {
+                args,
+                partition_by: groups.clone(),
+                order_by: vec![col("__event_time").sort(true, false)],
+                window_frame: frame,
+                filter,
+                null_treatment: params.null_treatment,
+                distinct: params.distinct,
+            },
+        }));
+    }
+    let named: Vec<Expr> = functions.into_iter().enumerate().map(|(nth, f)| f.alias(format!("__w{nth}"))).collect();
+    let names = (0..named.len()).map(|nth| format!("__w{nth}"));
+    let outer: Vec<String> = (0..groups.len()).map(|index| format!("__g{index}")).chain(names).collect();
+    let mut columns: Vec<Expr> = outer
+        .into_iter()
+        .enumerate()
+        .map(|(index, name)| {
+            let (qualifier, field) = aggregate.schema.qualified_field(index);
+            col(name).alias_qualified(qualifier.cloned(), field.name())
+        })
+        .collect();
+    columns.extend(EVENT.map(|name| col(format!("__{name}"))));
+    LogicalPlanBuilder::from(input).project(inner)?.window(named)?.project(columns)?.build()
+}
+
+/// Takes a plan apart above its scan: what turns the scan's rows into the rows that are kept, and what runs over those.
+pub fn cut(plan: Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, Upper)> {
+    let mut below = None;
+    let slot = Slot::default();
+    let plan = plan
+        .transform_down(|node| {
+            let over_scan = node
+                .downcast_ref::<ProjectionExec>()
+                .is_some_and(|projection| projection.input().downcast_ref::<StreamingTableExec>().is_some());
+            if below.is_some() || !over_scan && node.downcast_ref::<StreamingTableExec>().is_none() {
+                return Ok(Transformed::no(node));
+            }
+            let above = leaf(node.schema(), slot.clone(), None)?;
+            below = Some(node);
+            Ok(Transformed::new(above, true, datafusion::common::tree_node::TreeNodeRecursion::Jump))
+        })
+        .data()?;
+    match below {
+        Some(below) => Ok((below, Upper { slots: vec![slot], plan })),
+        None => plan_err!("the SQL reads no table, or its condition is never true"),
+    }
+}
+
+pub struct Window {
+    pub kept: Kept,
+    upper: Upper,
+    span: i64,
+    least: usize,
+    monotone: bool,
+    /// The kept rows' columns that are the groups, and their names in what is selected.
+    groups: (Vec<String>, Vec<String>),
+    cluster: String,
+    /// Subjects with new rows: their cluster, and the oldest row that has not been looked at.
+    touched: ByHash<(Arc<str>, i64)>,
+}
+
+impl Window {
+    /// `kept` is the schema of the rows it is given.
+    pub fn new(sliding: Sliding, upper: Upper, kept: SchemaRef, span: i64) -> Result<Self> {
+        let inner: Vec<String> = (0..sliding.group_by.len()).map(|index| format!("__g{index}")).collect();
+        let Some(place) = sliding.group_by.iter().position(|name| name == "cluster") else { return shape() };
+        let (least, monotone, cluster) = (sliding.least, sliding.monotone, inner[place].clone());
+        let groups = (inner, sliding.group_by);
+        Ok(Self { kept: Kept::new(kept)?, upper, span, least, monotone, groups, cluster, touched: ByHash::default() })
+    }
+
+    /// The columns of what is selected that are the groups.
+    pub fn group_by(&self) -> &[String] {
+        &self.groups.1
+    }
+
+    pub fn push(&mut self, rows: &RecordBatch) -> Result<()> {
+        let (keys, _) = keys(&named(rows, &self.groups.0)?, rows.num_rows(), false)?;
+        let times = times(rows, "__event_time")?;
+        let clusters = texts(rows, &self.cluster)?;
+        self.kept.push(rows, &keys, &times)?;
+        for ((key, time), cluster) in keys.into_iter().zip(times).zip(clusters) {
+            let entry = self.touched.entry(key).or_insert_with(|| (cluster.unwrap_or_default(), time));
+            entry.1 = entry.1.min(time);
+        }
+        Ok(())
+    }
+
+    pub async fn advance(&mut self, context: &SessionContext, clock: &Clock) -> Result<Vec<Hits>> {
+        let horizon = |cluster: &str| if self.monotone { i64::MAX } else { clock.watermark(cluster) };
+        let mut due: ByHash<(i64, i64)> = ByHash::default();
+        let mut places: Vec<Place> = Vec::new();
+        let (kept, least, span) = (&self.kept, self.least, self.span);
+        self.touched.retain(|key, (cluster, since)| {
+            let until = horizon(cluster);
+            if *since > until {
+                return true;
+            }
+            let all = kept.places(*key);
+            if all.len() >= least {
+                due.insert(*key, (*since, until));
+                places
+                    .extend(all.iter().filter(|place| place.time >= since.saturating_sub(span) && place.time <= until));
+            }
+            // What is newer than the watermark is looked at later.
+            match all.iter().map(|place| place.time).filter(|time| *time > until).min() {
+                Some(next) => {
+                    *since = next;
+                    true
+                }
+                None => false,
+            }
+        });
+        let hits = if places.is_empty() { Vec::new() } else { self.evaluate(context, &due, &places).await? };
+        self.kept.forget_before(clock.least().saturating_sub(self.span));
+        Ok(hits)
+    }
+
+    async fn evaluate(
+        &self,
+        context: &SessionContext,
+        due: &ByHash<(i64, i64)>,
+        places: &[Place],
+    ) -> Result<Vec<Hits>> {
+        let rows = self.kept.rows(places)?;
+        let mut hits = Vec::new();
+        let mut events = None;
+        for found in self.upper.run(context, vec![rows.clone()]).await? {
+            let (keys, _) = keys(&named(&found, &self.groups.1)?, found.num_rows(), false)?;
+            let times = times(&found, "event_time")?;
+            let new = |(key, time): (&u64, &i64)| due.get(key).is_some_and(|(since, _)| time >= since);
+            let wanted: Vec<bool> = keys.iter().zip(&times).map(new).collect();
+            if !wanted.contains(&true) {
+                continue;
+            }
+            let events = match &mut events {
+                Some(events) => events,
+                None => events.insert(self.events(&rows)?),
+            };
+            let evidence =
+                keys.iter().zip(&times).zip(&wanted).filter(|(_, wanted)| **wanted).map(|((key, time), _)| {
+                    let within = |(at, _): &&(i64, vedette_schemas::EventId)| (time - self.span..=*time).contains(at);
+                    let mut ids: Vec<_> =
+                        events.get(key).into_iter().flatten().filter(within).map(|(_, id)| *id).collect();
+                    ids.drain(..ids.len().saturating_sub(EVIDENCE));
+                    ids
+                });
+            let evidence = evidence.collect();
+            hits.push(Hits { rows: filter_record_batch(&found, &wanted.into())?, evidence });
+        }
+        Ok(hits)
+    }
+
+    /// The events of each subject, oldest first.
+    fn events(&self, rows: &RecordBatch) -> Result<ByHash<Vec<(i64, vedette_schemas::EventId)>>> {
+        let (keys, _) = keys(&named(rows, &self.groups.0)?, rows.num_rows(), false)?;
+        let (times, ids) = (times(rows, "__event_time")?, texts(rows, "__event_id")?);
+        let mut events: ByHash<Vec<_>> = ByHash::default();
+        for ((key, time), id) in keys.into_iter().zip(times).zip(ids) {
+            events.entry(key).or_default().extend(event_id(id.as_deref()).map(|id| (time, id)));
+        }
+        events.values_mut().for_each(|events| events.sort_unstable());
+        Ok(events)
+    }
+}

@@ -1,0 +1,88 @@
+//! What each kind of rule needs, and what it has no use for.
+
+use crate::rule::{Rule, RuleKind};
+
+/// Fields that must be there, and fields that say nothing for this kind.
+pub fn fields(rule: &Rule, messages: &mut Vec<String>) {
+    use RuleKind::{Absence, Match, NewTerms, Scheduled, Sequence, Window};
+    let table: [(&str, bool, &[RuleKind], &[RuleKind]); 9] = [
+        // Field, whether the rule has it, who needs it, who else may have it.
+        ("sql", !rule.sql.is_empty(), &[Match, Window, NewTerms, Absence, Scheduled], &[]),
+        ("steps", !rule.steps.is_empty(), &[Sequence], &[]),
+        ("where", rule.condition.is_some(), &[], &[Sequence]),
+        ("expects", rule.expects.is_some(), &[], &[Absence]),
+        ("window", rule.window.is_some(), &[Window, Sequence, NewTerms, Absence], &[]),
+        ("slack", rule.slack.is_some(), &[], &[Sequence]),
+        ("group_by", !rule.group_by.is_empty(), &[Sequence, NewTerms, Absence], &[Match, Scheduled]),
+        ("terms", !rule.terms.is_empty(), &[NewTerms], &[]),
+        ("schedule", rule.schedule.is_some(), &[Scheduled], &[]),
+    ];
+    for (field, there, needed, allowed) in table {
+        let kind = rule.kind.name();
+        if !there && needed.contains(&rule.kind) {
+            messages.push(format!("{field}: a rule of kind {kind} needs it"));
+        }
+        if there && !needed.contains(&rule.kind) && !allowed.contains(&rule.kind) {
+            messages.push(format!("{field}: a rule of kind {kind} has no use for it"));
+        }
+    }
+    if rule.learning.is_some() && rule.kind != NewTerms {
+        messages.push(format!("learning: a rule of kind {} has no use for it", rule.kind.name()));
+    }
+    if rule.suppress.is_some() && rule.group_by.is_empty() && rule.kind != Window {
+        messages.push("suppress: of what subject? group_by says".into());
+    }
+    if rule.kind == NewTerms {
+        let (history, learning) =
+            (rule.window.map_or(0, |span| span.days()), rule.learning.map_or(1, |span| span.days()));
+        if history > 120 {
+            messages.push("window: new terms are remembered for 120d at most".into());
+        }
+        if learning > history {
+            messages.push("learning: longer than what is remembered, so that nothing is ever new".into());
+        }
+    }
+    if rule.kind == Sequence && rule.steps.len() < 2 {
+        messages.push("steps: a sequence has two at least".into());
+    }
+    let plain =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    for (place, step) in rule.steps.iter().enumerate() {
+        if !plain(&step.name) || rule.steps[..place].iter().any(|other| other.name == step.name) {
+            messages.push(format!("steps: {:?}: a name of its own, of lower-case letters, digits and _", step.name));
+        }
+    }
+    let joins = matches!(rule.kind, Sequence | NewTerms | Absence);
+    if joins && !rule.group_by.is_empty() && !rule.group_by.iter().any(|name| name == "cluster") {
+        messages.push("group_by: cluster must be among them: what happens in two clusters is not one subject's".into());
+    }
+}
+
+/// The columns that a SELECT of the rule must have because other fields name them.
+pub fn columns(rule: &Rule, field: &str, selected: &[String], messages: &mut Vec<String>) {
+    let terms = rule.terms.iter().filter(|_| field == "sql").map(|name| ("terms", name));
+    let groups = rule.group_by.iter().map(|name| ("group_by", name));
+    for (by, name) in groups.chain(terms).filter(|(_, name)| !selected.contains(name)) {
+        messages.push(format!("{field}: does not select {name}, which {by} names"));
+    }
+}
+
+/// The columns of the rule's findings, given those of its SELECTs.
+pub fn output(rule: &Rule, selects: &[Vec<String>]) -> Vec<String> {
+    let mut columns: Vec<String> = match rule.kind {
+        RuleKind::Sequence => Vec::new(),
+        _ => selects.first().cloned().unwrap_or_default(),
+    };
+    match rule.kind {
+        RuleKind::Sequence => {
+            for (step, selected) in rule.steps.iter().zip(selects) {
+                columns.extend(selected.iter().cloned());
+                columns.extend(selected.iter().map(|name| format!("{}_{name}", step.name)));
+            }
+        }
+        RuleKind::Window => columns.extend(["event_time", "event_id", "received_at"].map(str::to_owned)),
+        RuleKind::Absence => columns.push("since".into()),
+        _ => {}
+    }
+    columns
+}
