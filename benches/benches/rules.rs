@@ -12,7 +12,7 @@ use datafusion::prelude::SessionContext;
 use tokio::runtime::{Builder, Runtime};
 use vedette_analytics::engine::{Engine, Tables};
 use vedette_benches::Generator;
-use vedette_detections::{Rule, builtin, sql};
+use vedette_detections::{Rule, RuleKind, builtin, sql};
 use vedette_schemas::{AuditDecoder, Table, derive};
 
 /// As in the program.
@@ -44,13 +44,13 @@ fn tables() -> Tables {
 /// The pack's rules over audit events.
 fn pack() -> Vec<Rule> {
     let mut rules = builtin().unwrap();
-    rules.retain(|rule| !rule.sql.contains("FROM falco"));
+    rules.retain(|rule| rule.kind == RuleKind::Match && !rule.sql.contains("FROM falco"));
     rules
 }
 
 /// So many typical rules.
 fn typical(count: usize) -> Vec<Rule> {
-    let first = builtin().unwrap().remove(0);
+    let first = pack().remove(0);
     let rule = |(nth, condition): (usize, String)| Rule {
         id: format!("typical_{nth}"),
         sql: format!(

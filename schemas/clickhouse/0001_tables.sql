@@ -275,8 +275,15 @@ CREATE TABLE IF NOT EXISTS alerts
     tags Array(String),
     evidence Array(String),
     details String CODEC(ZSTD(3)),
+    risk_score Nullable(Int32),
+    user_name LowCardinality(Nullable(String)),
+    pod Nullable(String),
+    node LowCardinality(Nullable(String)),
+    count Nullable(Int64),
+    last_event_time Nullable(DateTime64(6, 'UTC')),
     INDEX alert_id_bloom alert_id TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX source_ip_bloom source_ip TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX user_name_bloom user_name TYPE bloom_filter(0.01) GRANULARITY 1,
     INDEX received_at_minmax received_at TYPE minmax GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree

@@ -2,7 +2,7 @@
 
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::Expr;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{DataFrame, SessionContext};
 use vedette_detections::{Rule, RuleKind, Span};
 
 use super::finding::Subject;
@@ -84,6 +84,35 @@ async fn window(context: &SessionContext, rule: &Rule, span: i64) -> Result<((In
     let input = Input::new(scan, slot, below)?;
     let kept = input.0.schema();
     Ok((input, Window::new(sliding, upper, kept, span)?))
+}
+
+/// How far back a rule must look to know what it would know had it run all along, in microseconds; `None` if it keeps nothing.
+pub fn reach(rule: &Rule) -> Option<i64> {
+    let span = rule.window.map_or(0, Span::micros) + rule.slack.map_or(0, Span::micros);
+    let suppress = rule.suppress.map(Span::micros);
+    match rule.kind {
+        RuleKind::Scheduled => None,
+        RuleKind::Match if rule.group_by.is_empty() => None,
+        RuleKind::Match => Some(suppress.unwrap_or(DAY)),
+        // What it remembers for longer is remembered by day.
+        RuleKind::NewTerms => Some(suppress.unwrap_or(DAY)),
+        RuleKind::Window | RuleKind::Sequence | RuleKind::Absence => Some(span + suppress.unwrap_or(span)),
+    }
+}
+
+/// What each of a rule's inputs selects of the tables that a session has.
+pub async fn over(context: &SessionContext, rule: &Rule) -> Result<Vec<DataFrame>> {
+    if rule.kind == RuleKind::Window {
+        let span = rule.window.map(Span::micros).ok_or_else(|| missing("window"))?;
+        let state = context.state();
+        let plan = sliding(state.create_logical_plan(&rule.sql).await?, span)?.input;
+        return Ok(vec![DataFrame::new(state, plan)]);
+    }
+    let mut frames = Vec::new();
+    for (_, sql) in rule.selects() {
+        frames.push(context.sql(sql).await?);
+    }
+    Ok(frames)
 }
 
 fn missing(field: &str) -> DataFusionError {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use vedette_journal::Limits;
 
+use crate::engine::Options;
+
 /// How much is evaluated and stored at once.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -26,6 +28,12 @@ pub struct Config {
     pub seen_events: usize,
     /// Finding ids remembered likewise. Default 100,000.
     pub seen_alerts: usize,
+    /// How long events that come out of order are waited for, in seconds: by rules for which more events can make an answer
+    /// untrue. Default 60, since API servers send what they hold after 30 at the latest.
+    pub lateness_seconds: u32,
+    /// Bytes that rules may keep of what they look back on, together. Beyond them the rule that keeps most lets go of its
+    /// oldest rows, and a finding says so. Default 1 GiB.
+    pub state_bytes: usize,
     /// After a restart, how far before the first redelivered event the store is asked for ids, in minutes: as long as a
     /// sender may take to send a batch again. Default 10.
     pub seen_minutes: u32,
@@ -42,6 +50,8 @@ impl Default for Config {
             flush_bytes: 48 << 20,
             seen_events: 1_000_000,
             seen_alerts: 100_000,
+            lateness_seconds: 60,
+            state_bytes: 1 << 30,
             seen_minutes: 10,
         }
     }
@@ -59,11 +69,17 @@ impl Config {
             ("flush_bytes", self.flush_bytes),
             ("seen_events", self.seen_events),
             ("seen_alerts", self.seen_alerts),
+            ("state_bytes", self.state_bytes),
         ];
         match positive.into_iter().find(|(_, value)| *value == 0) {
             Some((key, _)) => Err(format!("{key}: is 0")),
             None => Ok(()),
         }
+    }
+
+    pub(super) fn engine(&self) -> Options {
+        let lateness = i64::from(self.lateness_seconds) * 1_000_000;
+        Options { lateness, state_bytes: self.state_bytes, ..Options::default() }
     }
 
     pub(super) fn limits(&self) -> Limits {

@@ -46,6 +46,7 @@ impl Pending {
     }
 
     pub fn add(&mut self, fresh: Fresh, alerts: Option<RecordBatch>) {
+        self.since.get_or_insert_with(Instant::now);
         for (table, batch) in fresh.tables.into_iter().chain(alerts.map(|batch| (Table::Alerts, batch))) {
             self.bytes += batch.get_array_memory_size();
             self.batches.entry(table).or_default().push(batch);
@@ -56,7 +57,7 @@ impl Pending {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.to.is_empty()
+        self.to.is_empty() && self.batches.is_empty()
     }
 
     pub fn is_due(&self, config: &Config) -> bool {

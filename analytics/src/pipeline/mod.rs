@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::record_batch::RecordBatch;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 use vedette_detections::Rule;
@@ -19,6 +20,7 @@ use vedette_schemas::{EventId, Table};
 use crate::engine::{Engine, EngineError, Finding};
 use crate::store::{Store, StoreError};
 pub use config::Config;
+use decode::Fresh;
 use flush::{Flush, Pending};
 use seen::{Ahead, Seen};
 
@@ -39,7 +41,12 @@ pub struct Pipeline {
     config: Config,
     journal: Arc<dyn Journal>,
     store: Arc<dyn Store>,
+    rules: Vec<Rule>,
     engine: Engine,
+    /// Whether the engine knows what the store holds of what rules look back on.
+    learned: bool,
+    /// When time was last passed on to rules that wait, and repeats were told.
+    passed: Instant,
     events: Seen,
     alerts: Seen,
     ahead: Ahead,
@@ -61,7 +68,7 @@ impl Pipeline {
         store: Arc<dyn Store>,
         rules: Vec<Rule>,
     ) -> Result<Self, PipelineError> {
-        let engine = Engine::new(rules).await?;
+        let engine = Engine::with(rules.clone(), config.engine()).await?;
         let events = Seen::new(config.seen_events);
         let alerts = Seen::new(config.seen_alerts);
         let pending = Pending::new(journal.id());
@@ -69,7 +76,10 @@ impl Pipeline {
             config,
             journal,
             store,
+            rules,
             engine,
+            learned: false,
+            passed: Instant::now(),
             events,
             alerts,
             ahead: Ahead::new(),
@@ -125,6 +135,7 @@ impl Pipeline {
         match polled {
             Polled::Records(records) => self.take(records).await?,
             Polled::Assigned(_) => {
+                self.learned = false;
                 self.known_since = i64::MAX;
                 self.uncommitted.clear();
             }
@@ -137,7 +148,7 @@ impl Pipeline {
                     self.forget();
                 }
             },
-            Polled::Idle => {}
+            Polled::Idle => self.pass(i64::MAX).await?,
         }
         self.turn(consumer).await?;
         Ok(!idle)
@@ -145,7 +156,9 @@ impl Pipeline {
 
     /// Decodes and evaluates one delivery; its findings are durable in the alert topic when this returns.
     async fn take(&mut self, records: Vec<Delivered>) -> Result<(), PipelineError> {
+        self.learn().await?;
         self.seed(&records).await;
+        let oldest = records.iter().map(|delivered| delivered.record.received_at).min().unwrap_or_default();
         self.pending.cover(&records);
         let mut decoded = decode::decode(records).await?;
         self.bury(std::mem::take(&mut decoded.dead)).await?;
@@ -158,19 +171,78 @@ impl Pipeline {
         }
         let alerts = self.raise(findings).await?;
         self.pending.add(fresh, alerts);
+        self.pass(oldest).await
+    }
+
+    /// Lets time go on for rules that wait, once what is read is as good as new; `oldest` is the receipt of the oldest record
+    /// just read, in microseconds since 1970, and the end of time if there was none.
+    async fn pass(&mut self, oldest: i64) -> Result<(), PipelineError> {
+        let now = chrono::Utc::now().timestamp_micros();
+        if self.passed.elapsed() < EVERY_PASS || oldest < now - UP_TO_DATE {
+            return Ok(());
+        }
+        self.passed = Instant::now();
+        self.learn().await?;
+        let until = now - i64::from(self.config.lateness_seconds) * 1_000_000;
+        let findings = self.engine.pass(until, now).await;
+        self.tell(findings).await
+    }
+
+    /// Raises findings that no delivery has brought, as far as they are news.
+    async fn tell(&mut self, mut findings: Vec<Finding>) -> Result<(), PipelineError> {
+        findings.retain(|finding| self.alerts.insert(finding.alert_id));
+        if let Some(alerts) = self.raise(findings).await? {
+            self.pending.add(Fresh::default(), Some(alerts));
+        }
         Ok(())
     }
 
-    async fn raise(
-        &mut self,
-        findings: Vec<Finding>,
-    ) -> Result<Option<arrow::record_batch::RecordBatch>, PipelineError> {
+    /// Tells how often what was found before has been found again.
+    async fn tell_repeats(&mut self) -> Result<(), PipelineError> {
+        let repeats = self.engine.repeats();
+        if repeats.is_empty() {
+            return Ok(());
+        }
+        metrics::counter!("vedette_findings_repeated_total").increment(repeats.len() as u64);
+        let alerts = self.publish(&repeats).await?;
+        self.pending.add(Fresh::default(), Some(alerts));
+        Ok(())
+    }
+
+    /// Learns from the store what rules look back on: after a start, and when partitions came from another process.
+    async fn learn(&mut self) -> Result<(), PipelineError> {
+        if self.learned {
+            return Ok(());
+        }
+        let mut wait = Duration::from_millis(200);
+        let started = Instant::now();
+        let findings = loop {
+            self.engine = Engine::with(self.rules.clone(), self.config.engine()).await?;
+            match self.engine.learn(&self.store, chrono::Utc::now().timestamp_micros()).await {
+                Ok(findings) => break findings,
+                Err(error) => {
+                    tracing::error!(%error, "store does not say what rules look back on; trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(30));
+                }
+            }
+        };
+        self.learned = true;
+        tracing::info!(seconds = started.elapsed().as_secs_f64(), "rules know what they look back on");
+        // What was found before a stop is known by its id.
+        let oldest = findings.iter().map(|finding| finding.received_at).min();
+        if let Some(oldest) = oldest {
+            let known = recent_ids(self.store.as_ref(), Table::Alerts, oldest, self.alerts.capacity()).await;
+            known.into_iter().for_each(|id| drop(self.alerts.insert(id)));
+        }
+        self.tell(findings).await
+    }
+
+    async fn raise(&mut self, findings: Vec<Finding>) -> Result<Option<RecordBatch>, PipelineError> {
         if findings.is_empty() {
             return Ok(None);
         }
-        let batch = alerts::batch(&findings).map_err(|e| PipelineError::Decode(e.to_string()))?;
-        let records = alerts::records(&findings, &batch).map_err(|e| PipelineError::Decode(e.to_string()))?;
-        self.append(Topic::Alerts, records).await?;
+        let batch = self.publish(&findings).await?;
         for finding in findings {
             let seconds = (chrono::Utc::now().timestamp_micros() - finding.received_at) as f64 / 1e6;
             metrics::histogram!("vedette_finding_latency_seconds").record(seconds.max(0.0));
@@ -181,6 +253,14 @@ impl Pipeline {
             }
         }
         Ok(Some(batch))
+    }
+
+    /// Appends findings to the alert topic. Returns them as rows.
+    async fn publish(&self, findings: &[Finding]) -> Result<RecordBatch, PipelineError> {
+        let batch = alerts::batch(findings).map_err(|e| PipelineError::Decode(e.to_string()))?;
+        let records = alerts::records(findings, &batch).map_err(|e| PipelineError::Decode(e.to_string()))?;
+        self.append(Topic::Alerts, records).await?;
+        Ok(batch)
     }
 
     /// Keeps what could not be decoded, whole, with the reason.
@@ -240,6 +320,7 @@ impl Pipeline {
             self.commit(consumer).await?;
         }
         if self.pending.is_due(&self.config) {
+            self.tell_repeats().await?;
             // One flush at a time: waiting here is what keeps memory bounded when the store is slow.
             self.commit(consumer).await?;
             self.flush = Some(self.pending.start(self.store.clone()));
@@ -249,6 +330,7 @@ impl Pipeline {
 
     /// Stores and commits all that is held.
     async fn settle(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
+        self.tell_repeats().await?;
         self.commit(consumer).await?;
         if !self.pending.is_empty() {
             self.flush = Some(self.pending.start(self.store.clone()));
@@ -264,6 +346,7 @@ impl Pipeline {
         self.events = Seen::new(self.config.seen_events);
         self.alerts = Seen::new(self.config.seen_alerts);
         self.ahead = Ahead::new();
+        self.learned = false;
         self.known_since = i64::MAX;
     }
 
@@ -302,6 +385,12 @@ async fn recent_ids(store: &dyn Store, table: Table, since: i64, most: usize) ->
 
 /// How long partitions that another process takes over may wait for the store; the journal gives them up at 15 seconds.
 const HAND_OVER: Duration = Duration::from_secs(12);
+
+/// How often time is passed on to rules that wait.
+const EVERY_PASS: Duration = Duration::from_secs(1);
+
+/// Records received so lately are as good as new: nothing much older is still to be read. In microseconds.
+const UP_TO_DATE: i64 = 5_000_000;
 
 /// Between a poll that failed and the next.
 const AFTER_FAILED_POLL: Duration = Duration::from_secs(1);

@@ -1,19 +1,110 @@
 //! Kinds of rules that look at more than one row: the same findings however events are batched and ordered.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use vedette_analytics::engine::{Engine, check};
-use vedette_detections::{RuleKind, builtin};
+use vedette_analytics::engine::{Engine, Finding, RULE_FAILED, Tables, check};
+use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, builtin, case_events};
+use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Table, derive};
+
+/// A year after the start of every case.
+const END: i64 = CASE_START + 365 * 86_400_000_000;
+
+fn stateful() -> Vec<Rule> {
+    builtin().unwrap().into_iter().filter(|rule| !matches!(rule.kind, RuleKind::Match | RuleKind::Scheduled)).collect()
+}
 
 #[tokio::test]
 async fn the_packs_rules_of_every_kind_are_well() {
     let mut kinds = BTreeSet::new();
-    for rule in builtin().unwrap().into_iter().filter(|rule| rule.kind != RuleKind::Match) {
+    for rule in stateful() {
         kinds.insert(rule.kind.name());
         for outcome in check::run(&rule).await.unwrap() {
             assert!(outcome.passed(), "{}: {outcome:#?}", rule.id);
         }
-        Engine::new(vec![rule]).await.unwrap();
     }
     assert_eq!(kinds.len(), 4, "{kinds:?}");
+}
+
+/// Numbers that look random and are always the same.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+pub fn decode(events: &[CaseEvent]) -> Tables {
+    let (mut audit, mut falco) = (AuditDecoder::new(), FalcoDecoder::new());
+    for event in events {
+        let (at, bytes) = (event.at.unwrap(), &event.bytes);
+        let decoded =
+            if event.source == "falco" { falco.push("test", at, bytes) } else { audit.push("test", at, bytes) };
+        decoded.unwrap();
+    }
+    let audit = audit.finish();
+    let derived = derive::derive(&audit);
+    Tables::from([
+        (Table::Audit, audit),
+        (Table::Falco, falco.finish()),
+        (Table::Containers, derived.containers),
+        (Table::RoleRules, derived.role_rules),
+        (Table::RoleSubjects, derived.role_subjects),
+    ])
+}
+
+/// The events of all cases of a rule whose events say when they happen, one case after the other.
+pub fn history(rule: &Rule) -> Vec<CaseEvent> {
+    let mut events: Vec<CaseEvent> = rule
+        .tests
+        .iter()
+        .flat_map(|test| case_events(test, rule).unwrap())
+        .filter(|event| event.at.is_some())
+        .collect();
+    events.sort_by_key(|event| event.at);
+    events
+}
+
+/// Each finding with its last count.
+fn counted(findings: &[Finding]) -> BTreeMap<EventId, i64> {
+    assert!(findings.iter().all(|finding| finding.rule_id != RULE_FAILED), "{findings:#?}");
+    findings.iter().map(|finding| (finding.alert_id, finding.count)).collect()
+}
+
+async fn run(rules: Vec<Rule>, batches: &[Vec<CaseEvent>]) -> BTreeMap<EventId, i64> {
+    let mut engine = Engine::new(rules).await.unwrap();
+    let mut findings = Vec::new();
+    for batch in batches {
+        let now = batch.iter().filter_map(|event| event.at).max().unwrap_or(CASE_START);
+        findings.extend(engine.evaluate(&decode(batch), now).await);
+        findings.extend(engine.repeats());
+    }
+    findings.extend(engine.pass(END, END).await);
+    findings.extend(engine.repeats());
+    counted(&findings)
+}
+
+#[tokio::test]
+async fn order_and_batches_do_not_matter() {
+    for rule in stateful() {
+        let events = history(&rule);
+        let expected = run(vec![rule.clone()], &[events.clone()]).await;
+        assert!(!expected.is_empty(), "{}", rule.id);
+        for seed in 0..4 {
+            let mut random = Random(seed);
+            // Each event comes up to fifty seconds late: what is out of order is so by less than the engine waits.
+            let late = |random: &mut Random| random.below(50_000_000) as i64;
+            let mut jumbled: Vec<_> = events.iter().map(|e| (e.at.unwrap() + late(&mut random), e.clone())).collect();
+            jumbled.sort_by_key(|(at, _)| *at);
+            let mut batches = vec![Vec::new()];
+            for (_, event) in jumbled {
+                batches.last_mut().unwrap().push(event);
+                if random.below(4) == 0 {
+                    batches.push(Vec::new());
+                }
+            }
+            assert_eq!(run(vec![rule.clone()], &batches).await, expected, "{}, seed {seed}", rule.id);
+        }
+    }
 }

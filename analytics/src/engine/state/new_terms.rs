@@ -98,6 +98,16 @@ impl NewTerms {
         Ok(())
     }
 
+    /// Takes rows whose news were told before: of a subject and a combination, one a day.
+    pub fn remember(&mut self, rows: &RecordBatch) -> Result<()> {
+        let (subjects, _) = keys(&named(rows, &self.group_by)?, rows.num_rows(), false)?;
+        let (terms, complete) = keys(&named(rows, &self.all)?, rows.num_rows(), true)?;
+        for (row, time) in times(rows, "event_time")?.into_iter().enumerate().filter(|(row, _)| complete[*row]) {
+            self.note(subjects[row], terms[row], time.div_euclid(DAY_MICROS));
+        }
+        Ok(())
+    }
+
     fn note(&mut self, subject: u64, term: u64, day: i64) {
         self.subjects.entry(subject).or_default().add(day);
         self.terms.entry(term).or_default().add(day);
@@ -131,7 +141,6 @@ impl NewTerms {
         Ok(vec![Hits { rows, evidence: hits.into_iter().map(|(_, evidence)| evidence).collect() }])
     }
 
-    /// Whether nothing waits for the watermark.
     pub fn bytes(&self) -> usize {
         const ENTRY: usize = 8 + size_of::<Days>() + 1;
         let waiting: usize = self.waiting.len() * (size_of::<Waiting>() + 256);

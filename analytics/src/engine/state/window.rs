@@ -34,6 +34,8 @@ const EVENT: [&str; 3] = ["event_time", "event_id", "received_at"];
 /// A GROUP BY, rewritten.
 pub struct Sliding {
     pub plan: LogicalPlan,
+    /// The part of it that gives the rows that are kept.
+    pub input: LogicalPlan,
     /// The columns of the result that are the groups.
     pub group_by: Vec<String>,
     /// The fewest rows with which a group can meet the condition.
@@ -56,7 +58,7 @@ pub fn sliding(plan: LogicalPlan, span: i64) -> Result<Sliding> {
     let groups = aggregate.group_expr.len();
     let group_by = group_columns(&projection, aggregate)?;
     let (least, monotone) = threshold(having.as_ref(), aggregate);
-    let mut plan = windows(aggregate, span)?;
+    let (input, mut plan) = windows(aggregate, span)?;
     if let Some(having) = having {
         plan = LogicalPlan::Filter(Filter::try_new(having, Arc::new(plan))?);
     }
@@ -67,7 +69,7 @@ pub fn sliding(plan: LogicalPlan, span: i64) -> Result<Sliding> {
     if groups == 0 {
         return shape();
     }
-    Ok(Sliding { plan, group_by, least, monotone })
+    Ok(Sliding { plan, input, group_by, least, monotone })
 }
 
 fn shape<T>() -> Result<T> {
@@ -131,8 +133,9 @@ fn threshold(having: Option<&Expr>, aggregate: &Aggregate) -> (usize, bool) {
     (least, monotone)
 }
 
-/// The aggregate's input with the aggregates as window functions: its output's columns, and the event's.
-fn windows(aggregate: &Aggregate, span: i64) -> Result<LogicalPlan> {
+/// What the aggregate reads of each row of its input; and over that, the aggregates as window functions: the columns of the
+/// aggregate's output, and the event's.
+fn windows(aggregate: &Aggregate, span: i64) -> Result<(LogicalPlan, LogicalPlan)> {
     let input = aggregate.input.as_ref().clone();
     let mut inner = Vec::new();
     for (index, group) in aggregate.group_expr.iter().enumerate() {
@@ -194,7 +197,9 @@ fn windows(aggregate: &Aggregate, span: i64) -> Result<LogicalPlan> {
         })
         .collect();
     columns.extend(EVENT.map(|name| col(format!("__{name}"))));
-    LogicalPlanBuilder::from(input).project(inner)?.window(named)?.project(columns)?.build()
+    let input = LogicalPlanBuilder::from(input).project(inner)?.build()?;
+    let plan = LogicalPlanBuilder::from(input.clone()).window(named)?.project(columns)?.build()?;
+    Ok((input, plan))
 }
 
 /// Takes a plan apart above its scan: what turns the scan's rows into the rows that are kept, and what runs over those.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Schema};
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema};
 use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
@@ -57,9 +57,12 @@ fn token(write: &Write) -> String {
         })
         .collect();
     // A topic that was made anew has the same ranges again, and other rows.
-    let first = write.batches.iter().find(|batch| batch.num_rows() > 0);
-    let first = first.and_then(|batch| batch.column(0).as_string_view_opt()).map_or("", |ids| ids.value(0));
-    EventId::of_parts(&[write.table.name(), &write.journal, &range.join(","), first]).to_string()
+    let first_batch = write.batches.iter().find(|batch| batch.num_rows() > 0);
+    let first = first_batch.and_then(|batch| batch.column(0).as_string_view_opt()).map_or("", |ids| ids.value(0));
+    // A finding that is told again has the same id, and a higher count.
+    let counts = first_batch.and_then(|batch| batch.column_by_name("count")?.as_primitive_opt::<Int64Type>());
+    let count = counts.map_or(0, |counts| counts.value(0)).to_string();
+    EventId::of_parts(&[write.table.name(), &write.journal, &range.join(","), first, &count]).to_string()
 }
 
 /// The batches as one Arrow stream, views as plain text, which every ClickHouse reads.

@@ -219,8 +219,10 @@ impl Store for Lake {
     }
 
     async fn provider(&self, table: Table) -> Result<Arc<dyn TableProvider>, StoreError> {
+        let failed = |error: &dyn std::fmt::Display| unavailable(format!("{}: {error}", table.name()));
         let current = self.slot(table)?.current().await?;
-        current.table_provider().await.map_err(|error| unavailable(format!("{}: {error}", table.name())))
+        let provider = current.table_provider().await.map_err(|error| failed(&error))?;
+        if table == Table::Alerts { read::latest(provider).map_err(|error| failed(&error)) } else { Ok(provider) }
     }
 
     async fn maintain(&self) -> Result<(), StoreError> {

@@ -2,10 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashSet};
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionConfig, SessionContext, col, lit};
 use datafusion::scalar::ScalarValue;
@@ -63,6 +65,18 @@ pub(super) async fn holds(delta: &DeltaTable, write: &Write, oldest_day: i32) ->
         wanted.remove(&id);
     }
     Ok(wanted.is_empty())
+}
+
+/// Findings as they were told last: one that is found again has a row for each time, with a higher count.
+pub(super) fn latest(alerts: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    let names: Vec<&str> = Table::Alerts.columns().iter().map(|column| column.name).collect();
+    let select = names.iter().map(|name| col(*name)).collect();
+    // What identifies a finding, and what its partitions are pruned by.
+    let same = ["alert_id", "day", "cluster"].map(col);
+    let mut order: Vec<_> = same.iter().map(|column| column.clone().sort(true, false)).collect();
+    order.push(col("count").sort(false, false));
+    let rows = SessionContext::new().read_table(alerts)?.distinct_on(same.to_vec(), select, Some(order))?;
+    Ok(rows.into_view())
 }
 
 /// The column of a row's identity.

@@ -1,0 +1,153 @@
+//! What the engine knows from the store: rules that keep rows take them from there, as if they had run all along.
+
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use datafusion::error::DataFusionError;
+use datafusion::functions::datetime::expr_fn::date_trunc;
+use datafusion::functions_aggregate::expr_fn::max;
+use datafusion::prelude::{DataFrame, Expr, SessionContext, col, lit};
+use datafusion::scalar::ScalarValue;
+use futures::TryStreamExt;
+use vedette_detections::sql::session_with_lists;
+use vedette_detections::{Lists, RuleKind, Span};
+use vedette_schemas::Table;
+
+use super::state::State;
+use super::{Engine, Finding, plan};
+use crate::store::{Store, StoreError};
+
+type Result<T> = std::result::Result<T, HistoryError>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Sql(#[from] DataFusionError),
+}
+
+/// A session over the store's tables, each with the rows of some event time only: from `from` to before `to`, in microseconds
+/// since 1970.
+pub async fn session(store: &Arc<dyn Store>, lists: &Arc<Lists>, from: i64, to: i64) -> Result<SessionContext> {
+    let context = session_with_lists(lists.clone(), |config| config.with_target_partitions(1))?;
+    for table in Table::ALL {
+        let rows = context.read_table(store.provider(table).await?)?;
+        let rows = rows.filter(col("event_time").gt_eq(time(from)).and(col("event_time").lt(time(to))))?;
+        context.register_table(table.name(), rows.into_view())?;
+    }
+    Ok(context)
+}
+
+fn time(micros: i64) -> Expr {
+    lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())))
+}
+
+/// How long a cluster may have been silent and still be known, in microseconds.
+const KNOWN: i64 = 2 * 86_400_000_000;
+
+impl Engine {
+    /// Learns from the store what the rules would know had they run all along up to its newest rows. Returns what they find on
+    /// the way, most or all of which was found before. Reads the rows that pass the rules' filters, as far back as each
+    /// rule looks.
+    pub async fn learn(&mut self, store: &Arc<dyn Store>, now: i64) -> Result<Vec<Finding>> {
+        let mut findings = Vec::new();
+        if !self.rules.iter().any(|live| plan::reach(&live.rule).is_some()) {
+            return Ok(findings);
+        }
+        let newest = newest(store, &self.options.lists, now).await?;
+        let Some(base) = newest.iter().map(|(_, time)| *time).min() else { return Ok(findings) };
+        let base = base.saturating_sub(self.options.lateness);
+        for rule in 0..self.rules.len() {
+            let Some(reach) = plan::reach(&self.rules[rule].rule) else { continue };
+            self.remember_terms(store, rule, base.saturating_sub(reach)).await?;
+            let context = session(store, &self.options.lists, base.saturating_sub(reach), i64::MAX).await?;
+            self.read(&context, rule, now, &mut findings).await?;
+        }
+        for (cluster, time) in newest {
+            self.clock.reach(&cluster, time.min(now));
+        }
+        self.advance(now, &mut findings).await;
+        Ok(findings)
+    }
+
+    /// How far back `learn` looks from the newest row, in microseconds.
+    pub fn reach(&self) -> i64 {
+        let most = self.rules.iter().filter_map(|live| plan::reach(&live.rule)).max();
+        most.map_or(0, |most| most + self.options.lateness)
+    }
+
+    /// Reads what a rule's inputs select of the session's tables.
+    async fn read(
+        &mut self,
+        context: &SessionContext,
+        rule: usize,
+        now: i64,
+        findings: &mut Vec<Finding>,
+    ) -> Result<()> {
+        for (number, frame) in plan::over(context, &self.rules[rule].rule).await?.into_iter().enumerate() {
+            let taps = self.rooms.values().flat_map(|room| &room.taps);
+            let tap = taps.into_iter().find(|tap| tap.rule == rule && tap.number == number);
+            let Some(schema) = tap.map(|tap| tap.input.schema()) else { continue };
+            let mut rows = frame.execute_stream().await?;
+            while let Some(batch) = rows.try_next().await? {
+                let columns = batch.columns().iter().zip(schema.fields());
+                let columns = columns.map(|(column, field)| Ok(cast(column, field.data_type())?));
+                let columns = columns.collect::<std::result::Result<_, DataFusionError>>()?;
+                let batch = RecordBatch::try_new(schema.clone(), columns).map_err(DataFusionError::from)?;
+                let live = &mut self.rules[rule];
+                if let Err(error) = live.take(number, Ok(vec![batch]), now, &mut self.open, findings) {
+                    findings.push(live.fail(&error, now));
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// For a rule of new terms: what was seen on each day that it remembers, up to a time.
+    async fn remember_terms(&mut self, store: &Arc<dyn Store>, rule: usize, until: i64) -> Result<()> {
+        let live = &self.rules[rule].rule;
+        if live.kind != RuleKind::NewTerms {
+            return Ok(());
+        }
+        let from = until.saturating_sub(live.window.map_or(0, Span::micros));
+        let context = session(store, &self.options.lists, from, until).await?;
+        let names = live.group_by.iter().chain(&live.terms);
+        let mut columns: Vec<Expr> = names.map(|name| datafusion::prelude::ident(name)).collect();
+        columns.push(date_trunc(lit("day"), col("event_time")).alias("event_time"));
+        for frame in plan::over(&context, live).await? {
+            let seen: DataFrame = frame.select(columns.clone())?.distinct()?;
+            let mut rows = seen.execute_stream().await?;
+            while let Some(batch) = rows.try_next().await? {
+                if let Some(State::NewTerms(terms)) = &mut self.rules[rule].state {
+                    terms.remember(&batch)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The newest event of each cluster that has sent any lately.
+async fn newest(store: &Arc<dyn Store>, lists: &Arc<Lists>, now: i64) -> Result<Vec<(String, i64)>> {
+    let context = session(store, lists, now - KNOWN, i64::MAX).await?;
+    let mut newest = std::collections::BTreeMap::new();
+    for table in [Table::Audit, Table::Falco] {
+        let rows = context.table(table.name()).await?.aggregate(vec![col("cluster")], vec![max(col("event_time"))])?;
+        for batch in rows.collect().await? {
+            let clusters = cast(batch.column(0), &DataType::Utf8).map_err(DataFusionError::from)?;
+            let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
+            let times = cast(batch.column(1), &utc).map_err(DataFusionError::from)?;
+            let rows = clusters.as_string::<i32>().iter().zip(times.as_primitive::<TimestampMicrosecondType>());
+            for (cluster, time) in rows.filter_map(|(cluster, time)| Some((cluster?.to_owned(), time?))) {
+                let known = newest.entry(cluster).or_insert(time);
+                *known = time.max(*known);
+            }
+        }
+    }
+    Ok(newest.into_iter().collect())
+}
