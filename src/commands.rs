@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, ConfigError, Flag, LogFormat};
 
+mod backtest;
 mod check;
 mod components;
 mod demo;
@@ -47,6 +48,8 @@ enum Verb {
     Send(send::Send),
     /// Queries events and findings in SQL; without SQL, prompts for it.
     Query(query::Query),
+    /// Runs rules over the events of a time that has passed, and says what they would have found.
+    Backtest(backtest::Backtest),
     /// Lints rules and runs their tests through the engine.
     Check(check::Check),
     /// Lists the SQL functions of rules and queries, with examples.
@@ -99,6 +102,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Analytics(analytics) => analytics.run().await,
         Verb::Send(send) => send.run().await,
         Verb::Query(query) => query.run().await,
+        Verb::Backtest(backtest) => backtest.run().await,
         Verb::Check(check) => check.run().await,
         Verb::Functions(functions) => functions.run(),
         Verb::Migrate(migrate) => migrate.run().await,

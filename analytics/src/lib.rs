@@ -1,5 +1,6 @@
 //! Journal to engine, engine to store and alerts. Querying.
 
+pub mod backtest;
 pub mod engine;
 pub mod pipeline;
 pub mod query;

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::config::Dialect;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
 use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 
 use crate::functions;
@@ -16,6 +19,17 @@ pub const PARSER: PostgreSqlDialect = PostgreSqlDialect {};
 
 /// Bytes that sorting and grouping may hold in a session. What can be spilled to disk is, beyond it; the rest fails.
 const MEMORY: usize = 1 << 30;
+
+/// Gives a session `period_start()` and `period_end()`, which say for what time a scheduled rule runs: from the first to before
+/// the second, in microseconds since 1970.
+pub fn register_period(context: &SessionContext, start: i64, end: i64) {
+    let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    for (name, micros) in [("period_start", start), ("period_end", end)] {
+        let value = ColumnarValue::Scalar(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())));
+        let answer = Arc::new(move |_: &[ColumnarValue]| Ok(value.clone()));
+        context.register_udf(create_udf(name, Vec::new(), utc.clone(), Volatility::Immutable, answer));
+    }
+}
 
 /// A session without tables.
 pub fn session() -> Result<SessionContext, DataFusionError> {

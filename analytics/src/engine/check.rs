@@ -1,8 +1,14 @@
 //! A rule's own cases, run through the production engine.
 
+use std::sync::Arc;
+
+use arrow::record_batch::RecordBatch;
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
 use serde_json::{Map, Value};
 use vedette_detections::rule::RuleTest;
-use vedette_detections::{CASE_START, CaseEvent, Rule, case_events};
+use vedette_detections::sql::session;
+use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, Span, case_events};
 use vedette_schemas::{AuditDecoder, FalcoDecoder, Table, derive};
 
 use super::{Engine, EngineError, Finding, Tables};
@@ -62,11 +68,29 @@ async fn case(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> CaseOutcome 
 async fn findings(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> Result<Vec<Finding>, String> {
     let events = case_events(test, rule).map_err(|error| error.to_string())?;
     let last = events.iter().filter_map(|event| event.at).max().unwrap_or(CASE_START);
-    let mut findings = engine.evaluate(&decode(&events)?, last).await;
+    let tables = decode(&events)?;
+    if rule.kind == RuleKind::Scheduled {
+        let end = CASE_START + test.until.map_or(DAY, Span::micros);
+        return scheduled(rule, &tables, end).await.map_err(|error| error.to_string());
+    }
+    let mut findings = engine.evaluate(&tables, last).await;
     let end = test.until.map_or(last, |until| CASE_START + until.micros());
     findings.extend(engine.pass(end, end).await);
     Ok(findings)
 }
+
+/// A scheduled rule over a case's events: its period begins with the case, and ends with it or after a day.
+async fn scheduled(rule: &Rule, tables: &Tables, end: i64) -> Result<Vec<Finding>, DataFusionError> {
+    let context = session()?;
+    for table in Table::ALL {
+        let empty = || RecordBatch::new_empty(table.schema());
+        let rows = tables.get(&table).cloned().unwrap_or_else(empty);
+        context.register_table(table.name(), Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?))?;
+    }
+    super::report(&context, rule, CASE_START, end).await
+}
+
+const DAY: i64 = 86_400_000_000;
 
 fn decode(events: &[CaseEvent]) -> Result<Tables, String> {
     let (mut audit, mut falco) = (AuditDecoder::new(), FalcoDecoder::new());

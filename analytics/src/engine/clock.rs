@@ -13,12 +13,14 @@ pub struct Clock {
     lateness: i64,
     /// The newest event of each cluster, in microseconds since 1970.
     newest: BTreeMap<String, i64>,
+    /// No watermark is below it.
+    floor: i64,
 }
 
 impl Clock {
     /// `lateness`: how long events are waited for, in microseconds.
     pub fn new(lateness: i64) -> Self {
-        Self { lateness, newest: BTreeMap::new() }
+        Self { lateness, newest: BTreeMap::new(), floor: i64::MIN }
     }
 
     /// Takes note of a batch of events. An event from the future counts as of its receipt, so that one wrong clock can't move
@@ -51,23 +53,20 @@ impl Clock {
         }
     }
 
-    /// All known clusters have come as far as this: nothing of theirs is on its way.
-    pub fn reach_all(&mut self, time: i64) {
-        self.newest.values_mut().for_each(|newest| *newest = (*newest).max(time));
+    /// Nothing older than this is on its way from any cluster.
+    pub fn pass(&mut self, time: i64) {
+        self.floor = self.floor.max(time);
     }
 
     /// A cluster's watermark; the start of time for one that has sent nothing.
     pub fn watermark(&self, cluster: &str) -> i64 {
-        self.newest.get(cluster).map_or(i64::MIN, |newest| newest.saturating_sub(self.lateness))
+        let own = self.newest.get(cluster).map_or(i64::MIN, |newest| newest.saturating_sub(self.lateness));
+        own.max(self.floor)
     }
 
     /// The watermark of the cluster that is furthest behind.
     pub fn least(&self) -> i64 {
-        self.newest.values().min().map_or(i64::MIN, |newest| newest.saturating_sub(self.lateness))
-    }
-
-    /// The clusters known, with their newest events.
-    pub fn newest(&self) -> &BTreeMap<String, i64> {
-        &self.newest
+        let own = self.newest.values().min().map_or(i64::MIN, |newest| newest.saturating_sub(self.lateness));
+        own.max(self.floor)
     }
 }

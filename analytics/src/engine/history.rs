@@ -28,15 +28,18 @@ pub enum HistoryError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Sql(#[from] DataFusionError),
+    #[error(transparent)]
+    Engine(#[from] super::EngineError),
 }
 
 /// A session over the store's tables, each with the rows of some event time only: from `from` to before `to`, in microseconds
-/// since 1970.
+/// since 1970; the ends of time leave all in.
 pub async fn session(store: &Arc<dyn Store>, lists: &Arc<Lists>, from: i64, to: i64) -> Result<SessionContext> {
     let context = session_with_lists(lists.clone(), |config| config.with_target_partitions(1))?;
     for table in Table::ALL {
         let rows = context.read_table(store.provider(table).await?)?;
-        let rows = rows.filter(col("event_time").gt_eq(time(from)).and(col("event_time").lt(time(to))))?;
+        let rows = if from > i64::MIN { rows.filter(col("event_time").gt_eq(time(from)))? } else { rows };
+        let rows = if to < i64::MAX { rows.filter(col("event_time").lt(time(to)))? } else { rows };
         context.register_table(table.name(), rows.into_view())?;
     }
     Ok(context)
@@ -55,6 +58,7 @@ impl Engine {
     /// rule looks.
     pub async fn learn(&mut self, store: &Arc<dyn Store>, now: i64) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
+        self.batches += 1;
         if !self.rules.iter().any(|live| plan::reach(&live.rule).is_some()) {
             return Ok(findings);
         }
@@ -74,14 +78,8 @@ impl Engine {
         Ok(findings)
     }
 
-    /// How far back `learn` looks from the newest row, in microseconds.
-    pub fn reach(&self) -> i64 {
-        let most = self.rules.iter().filter_map(|live| plan::reach(&live.rule)).max();
-        most.map_or(0, |most| most + self.options.lateness)
-    }
-
     /// Reads what a rule's inputs select of the session's tables.
-    async fn read(
+    pub(crate) async fn read(
         &mut self,
         context: &SessionContext,
         rule: usize,
@@ -109,7 +107,7 @@ impl Engine {
     }
 
     /// For a rule of new terms: what was seen on each day that it remembers, up to a time.
-    async fn remember_terms(&mut self, store: &Arc<dyn Store>, rule: usize, until: i64) -> Result<()> {
+    pub(crate) async fn remember_terms(&mut self, store: &Arc<dyn Store>, rule: usize, until: i64) -> Result<()> {
         let live = &self.rules[rule].rule;
         if live.kind != RuleKind::NewTerms {
             return Ok(());

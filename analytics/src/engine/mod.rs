@@ -4,10 +4,11 @@ pub mod check;
 mod clock;
 mod conditions;
 mod finding;
-mod history;
+pub mod history;
 mod input;
 mod open;
 mod plan;
+mod report;
 mod slot;
 mod state;
 
@@ -31,6 +32,8 @@ pub use finding::{Finding, json_rows};
 pub use history::HistoryError;
 use input::Input;
 use open::Open;
+pub use plan::reach;
+pub use report::report;
 use state::{Hits, State};
 
 /// The id of the rule behind findings about failing rules.
@@ -182,6 +185,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether it has seen nothing yet.
+    pub fn is_new(&self) -> bool {
+        self.batches == 0
+    }
+
     /// How many rules are live.
     pub fn len(&self) -> usize {
         self.rules.iter().filter(|live| !live.failed).count()
@@ -193,6 +201,7 @@ impl Engine {
 
     /// The findings of one batch. A rule that fails is taken out, and a finding says so; the others go on.
     pub async fn evaluate(&mut self, tables: &Tables, now: i64) -> Vec<Finding> {
+        self.batches += 1;
         let mut findings = Vec::new();
         for (table, batch) in tables {
             let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
@@ -213,7 +222,8 @@ impl Engine {
     /// The findings that are due because time has gone on: nothing older than `until`, in microseconds since 1970, is on its
     /// way from any cluster.
     pub async fn pass(&mut self, until: i64, now: i64) -> Vec<Finding> {
-        self.clock.reach_all(until.saturating_add(self.options.lateness));
+        self.batches += 1;
+        self.clock.pass(until);
         let mut findings = Vec::new();
         self.advance(now, &mut findings).await;
         findings
@@ -239,7 +249,6 @@ impl Engine {
             }
             live.took(started.elapsed());
         }
-        self.batches += 1;
         if self.batches.is_multiple_of(WEIGH) {
             self.weigh(now, findings);
         }

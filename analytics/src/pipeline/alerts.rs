@@ -9,6 +9,7 @@ use arrow::array::{
 use arrow::datatypes::Int32Type;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
+use serde_json::{Map, Value};
 use vedette_journal::{Record, Source};
 use vedette_schemas::table::list_item;
 use vedette_schemas::{EventId, Table};
@@ -53,12 +54,19 @@ pub fn batch(findings: &[Finding]) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(Table::Alerts.schema(), columns)
 }
 
-/// Records of the alert topic: each finding as a JSON object in the shape of its row.
-pub fn records(findings: &[Finding], batch: &RecordBatch) -> Result<Vec<Record>, ArrowError> {
-    let rows = crate::engine::json_rows(batch)?;
-    let records = findings.iter().zip(rows).map(|(finding, mut row)| {
+/// Findings as JSON objects in the shape of their rows.
+pub fn rows(findings: &[Finding]) -> Result<Vec<Map<String, Value>>, ArrowError> {
+    let mut rows = crate::engine::json_rows(&batch(findings)?)?;
+    for (finding, row) in findings.iter().zip(&mut rows) {
         row.insert("details".into(), finding.details.clone());
-        let payload = serde_json::Value::Object(row).to_string().into();
+    }
+    Ok(rows)
+}
+
+/// Records of the alert topic.
+pub fn records(findings: &[Finding]) -> Result<Vec<Record>, ArrowError> {
+    let records = findings.iter().zip(rows(findings)?).map(|(finding, row)| {
+        let payload = Value::Object(row).to_string().into();
         Record::new(finding.cluster.as_str().into(), Source::Vedette, finding.raised_at, payload)
     });
     Ok(records.collect())

@@ -19,6 +19,7 @@ use vedette_schemas::{EventId, Table};
 
 use crate::engine::{Engine, EngineError, Finding};
 use crate::store::{Store, StoreError};
+pub use alerts::rows;
 pub use config::Config;
 use decode::Fresh;
 use flush::{Flush, Pending};
@@ -217,7 +218,9 @@ impl Pipeline {
         let mut wait = Duration::from_millis(200);
         let started = Instant::now();
         let findings = loop {
-            self.engine = Engine::with(self.rules.clone(), self.config.engine()).await?;
+            if !self.engine.is_new() {
+                self.engine = Engine::with(self.rules.clone(), self.config.engine()).await?;
+            }
             match self.engine.learn(&self.store, chrono::Utc::now().timestamp_micros()).await {
                 Ok(findings) => break findings,
                 Err(error) => {
@@ -233,7 +236,9 @@ impl Pipeline {
         let oldest = findings.iter().map(|finding| finding.received_at).min();
         if let Some(oldest) = oldest {
             let known = recent_ids(self.store.as_ref(), Table::Alerts, oldest, self.alerts.capacity()).await;
-            known.into_iter().for_each(|id| drop(self.alerts.insert(id)));
+            for id in known {
+                self.alerts.insert(id);
+            }
         }
         self.tell(findings).await
     }
@@ -258,7 +263,7 @@ impl Pipeline {
     /// Appends findings to the alert topic. Returns them as rows.
     async fn publish(&self, findings: &[Finding]) -> Result<RecordBatch, PipelineError> {
         let batch = alerts::batch(findings).map_err(|e| PipelineError::Decode(e.to_string()))?;
-        let records = alerts::records(findings, &batch).map_err(|e| PipelineError::Decode(e.to_string()))?;
+        let records = alerts::records(findings).map_err(|e| PipelineError::Decode(e.to_string()))?;
         self.append(Topic::Alerts, records).await?;
         Ok(batch)
     }

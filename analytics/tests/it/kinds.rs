@@ -1,8 +1,12 @@
 //! Kinds of rules that look at more than one row: the same findings however events are batched and ordered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
 
+use vedette_analytics::backtest::backtest;
 use vedette_analytics::engine::{Engine, Finding, RULE_FAILED, Tables, check};
+use vedette_analytics::store::{Store, Write, lake};
 use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, builtin, case_events};
 use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Table, derive};
 
@@ -83,6 +87,33 @@ async fn run(rules: Vec<Rule>, batches: &[Vec<CaseEvent>]) -> BTreeMap<EventId, 
     findings.extend(engine.pass(END, END).await);
     findings.extend(engine.repeats());
     counted(&findings)
+}
+
+/// A lake that holds these events.
+async fn lake(folder: &Path, events: &[CaseEvent]) -> Arc<dyn Store> {
+    let config =
+        lake::Config { url: folder.to_str().unwrap().to_owned(), retention_days: 100_000, ..Default::default() };
+    let store = config.open().await.unwrap();
+    store.migrate().await.unwrap();
+    for (table, batch) in decode(events).into_iter().filter(|(_, batch)| batch.num_rows() > 0) {
+        let (from, to) = Default::default();
+        store.write(Write { table, batches: vec![batch], journal: "test".into(), from, to }).await.unwrap();
+    }
+    store
+}
+
+#[tokio::test]
+async fn a_backtest_finds_what_the_stream_found() {
+    for rule in stateful() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = history(&rule);
+        let store = lake(folder.path(), &events).await;
+        let last = events.iter().filter_map(|event| event.at).max().unwrap() + 86_400_000_000;
+        let outcome = backtest(&store, &Arc::default(), rule.clone(), (CASE_START, last), |_| {}).await.unwrap();
+        let expected = run(vec![rule.clone()], &[events]).await;
+        let found: Vec<_> = outcome.findings.iter().map(|finding| &finding.summary).collect();
+        assert_eq!(counted(&outcome.findings), expected, "{}: {found:?}", rule.id);
+    }
 }
 
 #[tokio::test]

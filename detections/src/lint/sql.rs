@@ -99,6 +99,9 @@ fn plan(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<LogicalPlan, DataFu
     for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts || form == Form::Report) {
         context.register_table(table.name(), Arc::new(MemTable::try_new(table.schema(), vec![vec![]])?))?;
     }
+    if form == Form::Report {
+        crate::sql::register_period(&context, 0, 1);
+    }
     // Planning over tables in memory never waits, so that no runtime is needed.
     futures::executor::block_on(context.state().create_logical_plan(sql))
 }

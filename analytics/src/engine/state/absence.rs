@@ -54,10 +54,9 @@ impl Absence {
             }
             return Ok(());
         }
-        // Of rows that answer each other few stay: the others are not worth reading.
         let mut left: Vec<usize> = (0..count).filter(|row| usable[*row]).collect();
         if self.own {
-            left = unanswered(left, &keys, &times, self.span);
+            left = self.answer(left, &keys, &times);
         }
         let rows = &take_record_batch(rows, &UInt32Array::from_iter_values(left.iter().map(|row| *row as u32)))?;
         let (keys, times): (Vec<u64>, Vec<i64>) = left.iter().map(|row| (keys[*row], times[*row])).unzip();
@@ -65,15 +64,9 @@ impl Absence {
         for row in 0..rows.num_rows() {
             let subject = self.subjects.entry(keys[row]).or_default();
             let time = (times[row], event_id(ids[row].as_deref()).map_or(0, |id| id.0));
-            if self.own {
-                let before = (time.0.saturating_sub(self.span), 0);
-                let answered: Vec<_> = subject.waiting.range(before..time).map(|(key, _)| *key).collect();
-                self.rows -= answered.len();
-                answered.iter().for_each(|key| drop(subject.waiting.remove(key)));
-                let after = (Bound::Excluded(time), Bound::Included((time.0.saturating_add(self.span), u128::MAX)));
-                if subject.waiting.range(after).next().is_some() {
-                    continue;
-                }
+            let after = (Bound::Excluded(time), Bound::Included((time.0.saturating_add(self.span), u128::MAX)));
+            if self.own && subject.waiting.range(after).next().is_some() {
+                continue;
             }
             let cluster = clusters[row].clone().unwrap_or_default();
             let own = take_record_batch(rows, &UInt32Array::from(vec![row as u32]))?;
@@ -81,6 +74,26 @@ impl Absence {
             self.rows += 1;
         }
         Ok(())
+    }
+
+    /// Lets rows answer those that wait, and each other. Returns the few that no other has answered.
+    fn answer(&mut self, mut rows: Vec<usize>, keys: &[u64], times: &[i64]) -> Vec<usize> {
+        rows.sort_by_key(|row| (keys[*row], times[*row]));
+        let span = self.span;
+        let mut left = Vec::new();
+        for same in rows.chunk_by(|one, other| keys[*one] == keys[*other]) {
+            if let Some(subject) = self.subjects.get_mut(&keys[same[0]]) {
+                let before = subject.waiting.len();
+                subject.waiting.retain(|(time, _), _| {
+                    let next = same.partition_point(|row| times[*row] <= *time);
+                    same.get(next).is_none_or(|row| times[*row] - time > span)
+                });
+                self.rows -= before - subject.waiting.len();
+            }
+            let last = |place: &usize| same.get(place + 1).is_none_or(|next| times[*next] - times[same[*place]] > span);
+            left.extend((0..same.len()).filter(last).map(|place| same[place]));
+        }
+        left
     }
 
     pub fn advance(&mut self, clock: &Clock) -> Result<Vec<Hits>> {
@@ -139,17 +152,6 @@ impl Absence {
         }
         Some(oldest)
     }
-}
-
-/// The rows that no other row of the batch answers.
-fn unanswered(mut rows: Vec<usize>, keys: &[u64], times: &[i64], span: i64) -> Vec<usize> {
-    rows.sort_by_key(|row| (keys[*row], times[*row]));
-    let answered = |row: usize, next: Option<&usize>| {
-        next.is_some_and(|next| {
-            keys[*next] == keys[row] && times[*next] - times[row] <= span && times[*next] > times[row]
-        })
-    };
-    (0..rows.len()).filter(|place| !answered(rows[*place], rows.get(place + 1))).map(|place| rows[place]).collect()
 }
 
 /// A row with another `event_time`; the one it had is `since`.

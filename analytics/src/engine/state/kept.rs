@@ -66,10 +66,6 @@ impl Kept {
         Ok(Self { converter: RowConverter::new(fields)?, schema, chunks, first: 0, places, bytes: 0 })
     }
 
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
     /// Keeps rows under their keys.
     pub fn push(&mut self, rows: &RecordBatch, keys: &[u64], times: &[i64]) -> Result<()> {
         if self.chunks.back().is_none_or(|chunk| chunk.keys.len() >= CHUNK) {
@@ -128,11 +124,6 @@ impl Kept {
             }
         }
         Some(chunk.latest)
-    }
-
-    /// How many keys have rows.
-    pub fn keys(&self) -> usize {
-        self.places.len()
     }
 
     /// Bytes held, nearly.

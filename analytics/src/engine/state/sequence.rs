@@ -57,10 +57,6 @@ impl Sequence {
         })
     }
 
-    pub fn schema(&self) -> SchemaRef {
-        self.upper.schema()
-    }
-
     pub fn push(&mut self, step: usize, rows: &RecordBatch) -> Result<()> {
         // A null is equal to nothing, as in any join.
         let (keys, complete) = keys(&named(rows, &self.group_by)?, rows.num_rows(), true)?;

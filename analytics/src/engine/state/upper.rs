@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
@@ -19,10 +18,6 @@ pub struct Upper {
 }
 
 impl Upper {
-    pub fn schema(&self) -> SchemaRef {
-        self.plan.schema()
-    }
-
     /// What the plan makes of these rows, one batch a table.
     pub async fn run(&self, context: &SessionContext, rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
         self.slots.iter().zip(rows).for_each(|(slot, rows)| slot.put(rows));
