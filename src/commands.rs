@@ -20,6 +20,7 @@ mod functions;
 mod migrate;
 mod operating;
 mod query;
+mod rules;
 mod send;
 mod serve;
 
@@ -50,6 +51,8 @@ enum Verb {
     Query(query::Query),
     /// Runs rules over the events of a time that has passed, and says what they would have found.
     Backtest(backtest::Backtest),
+    /// Lists the rules that run; `rules explain ID` says how one of them runs.
+    Rules(rules::Rules),
     /// Lints rules and runs their tests through the engine.
     Check(check::Check),
     /// Lists the SQL functions of rules and queries, with examples.
@@ -103,6 +106,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Send(send) => send.run().await,
         Verb::Query(query) => query.run().await,
         Verb::Backtest(backtest) => backtest.run().await,
+        Verb::Rules(rules) => rules.run().await,
         Verb::Check(check) => check.run().await,
         Verb::Functions(functions) => functions.run(),
         Verb::Migrate(migrate) => migrate.run().await,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vedette_detections::{Lists, Rule, RuleKind};
+use datafusion::error::DataFusionError;
+use vedette_detections::{Lists, Rule, RuleKind, Schedule};
 
 use crate::engine::{Engine, Finding, HistoryError, Options, history, reach, report};
 use crate::store::Store;
@@ -31,8 +32,7 @@ pub async fn backtest(
 ) -> Result<Outcome, HistoryError> {
     let started = Instant::now();
     let mut findings = if rule.kind == RuleKind::Scheduled {
-        let context = history::session(store, lists, i64::MIN, i64::MAX).await?;
-        report(&context, &rule, from, to).await?
+        scheduled(store, lists, &rule, (from, to), &progress).await?
     } else {
         stretches(store, lists, &rule, (from, to), &progress).await?
     };
@@ -42,6 +42,24 @@ pub async fn backtest(
     findings.sort_by_key(|finding| (finding.event_time, finding.alert_id.0));
     progress(1.0);
     Ok(Outcome { rule, findings, took: started.elapsed() })
+}
+
+/// Every run that falls due in the time.
+async fn scheduled(
+    store: &Arc<dyn Store>,
+    lists: &Arc<Lists>,
+    rule: &Rule,
+    (from, to): (i64, i64),
+    progress: &impl Fn(f64),
+) -> Result<Vec<Finding>, HistoryError> {
+    let schedule: Schedule = rule.schedule.as_deref().unwrap_or_default().parse().map_err(DataFusionError::Plan)?;
+    let mut findings = Vec::new();
+    for (start, end) in schedule.periods(from, to) {
+        let context = history::session(store, lists, i64::MIN, i64::MAX).await?;
+        findings.extend(report(&context, rule, start, end).await?);
+        progress((end - from) as f64 / (to - from) as f64);
+    }
+    Ok(findings)
 }
 
 async fn stretches(

@@ -7,6 +7,7 @@ pub mod lists;
 pub mod load;
 mod nearest;
 pub mod rule;
+pub mod schedule;
 pub mod span;
 pub mod sql;
 
@@ -16,6 +17,7 @@ pub use lists::{BadList, Lists};
 pub use load::{LoadError, builtin, load};
 pub use nearest::did_you_mean;
 pub use rule::{Rule, RuleKind, Severity};
+pub use schedule::Schedule;
 pub use span::Span;
 
 /// The rule pack and its recorded events, as `build.rs` found them.

@@ -31,6 +31,8 @@ pub fn builtin() -> Result<Vec<Rule>, LoadError> {
 pub fn load(path: &Path) -> Result<Vec<Rule>, Vec<LoadError>> {
     let mut errors = Vec::new();
     let mut files = Vec::new();
+    // Recorded events are looked for above the rule, beyond the working folder too.
+    let path = &std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     if path.is_file() {
         files.push(path.to_owned());
     } else {

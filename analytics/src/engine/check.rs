@@ -8,7 +8,7 @@ use datafusion::error::DataFusionError;
 use serde_json::{Map, Value};
 use vedette_detections::rule::RuleTest;
 use vedette_detections::sql::session;
-use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, Span, case_events};
+use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, Schedule, Span, builtin, case_events};
 use vedette_schemas::{AuditDecoder, FalcoDecoder, Table, derive};
 
 use super::{Engine, EngineError, Finding, Tables};
@@ -71,7 +71,7 @@ async fn findings(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> Result<V
     let tables = decode(&events)?;
     if rule.kind == RuleKind::Scheduled {
         let end = CASE_START + test.until.map_or(DAY, Span::micros);
-        return scheduled(rule, &tables, end).await.map_err(|error| error.to_string());
+        return scheduled(rule, tables, end).await;
     }
     let mut findings = engine.evaluate(&tables, last).await;
     let end = test.until.map_or(last, |until| CASE_START + until.micros());
@@ -79,15 +79,33 @@ async fn findings(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> Result<V
     Ok(findings)
 }
 
-/// A scheduled rule over a case's events: its period begins with the case, and ends with it or after a day.
-async fn scheduled(rule: &Rule, tables: &Tables, end: i64) -> Result<Vec<Finding>, DataFusionError> {
+/// A scheduled rule over a case's events, run whenever it is due before the case ends, or within a day. Its alerts are those
+/// that the pack's other rules raise.
+async fn scheduled(rule: &Rule, mut tables: Tables, end: i64) -> Result<Vec<Finding>, String> {
+    let schedule: Schedule = rule.schedule.as_deref().unwrap_or_default().parse()?;
+    if rule.sql.contains("alerts") {
+        let pack = builtin().map_err(|error| error.to_string())?;
+        let mut engine = Engine::new(pack).await.map_err(|error| error.to_string())?;
+        let mut findings = engine.evaluate(&tables, end).await;
+        findings.extend(engine.pass(end, end).await);
+        let alerts = crate::pipeline::batch(&findings).map_err(|error| error.to_string())?;
+        tables.insert(Table::Alerts, alerts);
+    }
+    let mut findings = Vec::new();
+    for (start, end) in schedule.periods(CASE_START, end) {
+        findings.extend(run_once(rule, &tables, start, end).await.map_err(|error| error.to_string())?);
+    }
+    Ok(findings)
+}
+
+async fn run_once(rule: &Rule, tables: &Tables, start: i64, end: i64) -> Result<Vec<Finding>, DataFusionError> {
     let context = session()?;
     for table in Table::ALL {
         let empty = || RecordBatch::new_empty(table.schema());
         let rows = tables.get(&table).cloned().unwrap_or_else(empty);
         context.register_table(table.name(), Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?))?;
     }
-    super::report(&context, rule, CASE_START, end).await
+    super::report(&context, rule, start, end).await
 }
 
 const DAY: i64 = 86_400_000_000;

@@ -290,6 +290,31 @@ impl Engine {
         costs
     }
 
+    /// How a rule runs, in lines for people; nothing if there is no such rule.
+    pub fn explain(&self, id: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (table, room) in &self.rooms {
+            let programs: Vec<_> = room.taps.iter().map(|tap| &tap.input.program).collect();
+            for tap in room.taps.iter().filter(|tap| self.rules[tap.rule].rule.id == id) {
+                lines.push(format!("reads {}, where", table.name()));
+                for (text, how) in room.conditions.describe(&tap.input.program) {
+                    let shared = |program: &&&conditions::Program| {
+                        room.conditions.describe(program).iter().any(|(other, _)| *other == text)
+                    };
+                    let others = programs.iter().filter(shared).count() - 1;
+                    let shared = if others > 0 { format!(", shared with {others} more") } else { String::new() };
+                    lines.push(format!("  {text}\n      {}{shared}", how.words()));
+                }
+                if !tap.input.is_direct() {
+                    lines.push("  and runs a plan of DataFusion's on what is left".into());
+                }
+            }
+        }
+        let live = self.rules.iter().find(|live| live.rule.id == id);
+        lines.extend(live.and_then(|live| live.state.as_ref()).map(|state| state.words().to_owned()));
+        lines
+    }
+
     /// The rows that each rule's inputs select of one batch, by the rule's id, as far as there are any.
     pub async fn select(&mut self, tables: &Tables) -> Result<Vec<(String, Vec<RecordBatch>)>, DataFusionError> {
         let mut selected = Vec::new();

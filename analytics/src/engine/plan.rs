@@ -1,14 +1,17 @@
 //! From a rule's text to what the engine runs: its inputs, what it keeps, and what its findings are about.
 
+use std::sync::Arc;
+
+use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::Expr;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
 use datafusion::prelude::{DataFrame, SessionContext};
 use vedette_detections::{Rule, RuleKind, Span};
 
 use super::finding::Subject;
 use super::input::{self, Input, only_scan};
-use super::slot::Slot;
-use super::state::{Absence, NewTerms, Sequence, State, Window, cut, sliding};
+use super::slot::{Filters, Slot, SlotTable};
+use super::state::{Absence, NewTerms, Sequence, State, Upper, Window, sliding};
 
 type Result<T> = std::result::Result<T, DataFusionError>;
 
@@ -76,13 +79,16 @@ async fn window(context: &SessionContext, rule: &Rule, span: i64) -> Result<((In
     let slot = Slot::default();
     input::register(context, &slot)?;
     let state = context.state();
-    let mut sliding = sliding(state.create_logical_plan(&rule.sql).await?, span)?;
-    sliding.plan = state.optimize(&sliding.plan)?;
-    let physical = state.query_planner().create_physical_plan(&sliding.plan, &state).await?;
-    let scan = only_scan(&sliding.plan)?;
-    let (below, upper) = cut(physical)?;
-    let input = Input::new(scan, slot, below)?;
+    let sliding = sliding(state.create_logical_plan(&rule.sql).await?, span)?;
+    let logical = state.optimize(&sliding.input)?;
+    let physical = state.query_planner().create_physical_plan(&logical, &state).await?;
+    let input = Input::new(only_scan(&logical)?, slot, physical)?;
     let kept = input.0.schema();
+    let slot = Slot::default();
+    let table = provider_as_source(Arc::new(SlotTable::new(kept.clone(), slot.clone(), Filters::Plans)));
+    let scan = LogicalPlanBuilder::scan("__kept", table, None)?.build()?;
+    let plan = state.create_physical_plan(&sliding.over(scan)?).await?;
+    let upper = Upper { slots: vec![slot], plan };
     Ok((input, Window::new(sliding, upper, kept, span)?))
 }
 

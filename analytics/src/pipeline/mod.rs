@@ -19,7 +19,7 @@ use vedette_schemas::{EventId, Table};
 
 use crate::engine::{Engine, EngineError, Finding};
 use crate::store::{Store, StoreError};
-pub use alerts::rows;
+pub use alerts::{batch, rows};
 pub use config::Config;
 use decode::Fresh;
 use flush::{Flush, Pending};

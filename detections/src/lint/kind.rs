@@ -1,6 +1,7 @@
 //! What each kind of rule needs, and what it has no use for.
 
 use crate::rule::{Rule, RuleKind};
+use crate::schedule::Schedule;
 
 /// Fields that must be there, and fields that say nothing for this kind.
 pub fn fields(rule: &Rule, messages: &mut Vec<String>) {
@@ -25,6 +26,9 @@ pub fn fields(rule: &Rule, messages: &mut Vec<String>) {
         if there && !needed.contains(&rule.kind) && !allowed.contains(&rule.kind) {
             messages.push(format!("{field}: a rule of kind {kind} has no use for it"));
         }
+    }
+    if let Some(Err(problem)) = rule.schedule.as_ref().map(|text| text.parse::<Schedule>()) {
+        messages.push(format!("schedule: {problem}"));
     }
     if rule.learning.is_some() && rule.kind != NewTerms {
         messages.push(format!("learning: a rule of kind {} has no use for it", rule.kind.name()));

@@ -10,6 +10,8 @@ use datafusion::common::{DFSchema, Result, plan_err};
 use datafusion::logical_expr::{Expr, ExprSchemable, Operator};
 use datafusion::physical_expr::PhysicalExpr;
 
+use vedette_detections::functions;
+
 use super::rows::Rows;
 
 /// Where a column that a condition reads comes from.
@@ -32,6 +34,18 @@ pub enum How {
     Survivors,
     /// Over the rows whose bodies were looked into.
     Body,
+}
+
+impl How {
+    /// What it means, for people.
+    pub fn words(self) -> &'static str {
+        match self {
+            How::Label(..) => "asked once for each distinct text",
+            How::Whole => "asked once a batch, of every row",
+            How::Survivors => "asked of the rows that the cheaper conditions leave",
+            How::Body => "asked of values that one pass over each body finds, for the rows that any rule still needs",
+        }
+    }
 }
 
 /// One condition over one table.
@@ -106,7 +120,7 @@ const TOTAL: [&str; 22] = [
 
 /// Whether an expression can fail on some input. Unsure counts as yes.
 pub fn fallible(expr: &Expr, schema: &DFSchema) -> bool {
-    let total = |name: &str| name.starts_with("json_") || TOTAL.contains(&name);
+    let total = |name: &str| name.starts_with("json_") || TOTAL.contains(&name) || functions::is_ours(name);
     let text = |kind: &DataType| match kind {
         DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 => true,
         DataType::Dictionary(_, value) => matches!(**value, DataType::Utf8),

@@ -19,7 +19,8 @@ use super::clock::Clock;
 pub use absence::Absence;
 pub use new_terms::NewTerms;
 pub use sequence::Sequence;
-pub use window::{Window, cut, sliding};
+pub use upper::Upper;
+pub use window::{Window, sliding};
 
 /// Rows that a rule has found, with the events behind each.
 pub struct Hits {
@@ -57,6 +58,21 @@ impl State {
             State::Sequence(sequence) => sequence.advance(context, clock).await,
             State::NewTerms(terms) => terms.advance(clock),
             State::Absence(absence) => absence.advance(clock),
+        }
+    }
+
+    /// What is done with the rows, for people.
+    pub fn words(&self) -> &'static str {
+        match self {
+            State::Window(window) if window.is_monotone() => {
+                "and keeps the rows by subject; aggregates are looked at with each new row"
+            }
+            State::Window(_) => "and keeps the rows by subject; aggregates are looked at once the watermark has passed",
+            State::Sequence(_) => {
+                "and keeps each step's rows by subject; they are joined when there are some of every step"
+            }
+            State::NewTerms(_) => "and keeps the days on which each combination was seen",
+            State::Absence(_) => "and keeps what waits for an answer, until its time is up by the watermark",
         }
     }
 

@@ -169,5 +169,6 @@ fn join(rule: &Rule, schemas: &[SchemaRef], span: i64, slack: i64) -> Result<Str
     if let Some(condition) = &rule.condition {
         let _ = write!(sql, " WHERE {condition}");
     }
+    sql += " ORDER BY event_time, event_id";
     Ok(sql)
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, Result, ScalarValue, plan_err};
 use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction, WindowFunctionParams};
 use datafusion::logical_expr::logical_plan::{Aggregate, Filter, Projection};
@@ -18,23 +17,18 @@ use datafusion::logical_expr::{
     BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame, WindowFrameBound, WindowFrameUnits,
     WindowFunctionDefinition, col,
 };
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::physical_plan::streaming::StreamingTableExec;
 use datafusion::prelude::SessionContext;
 
 use super::kept::{ByHash, Kept, Place, keys, named, texts, times};
 use super::upper::Upper;
 use super::{Clock, EVIDENCE, Hits, event_id};
-use crate::engine::slot::{Slot, leaf};
 
 /// The columns of an event that go along.
 const EVENT: [&str; 3] = ["event_time", "event_id", "received_at"];
 
-/// A GROUP BY, rewritten.
+/// A GROUP BY, taken apart.
 pub struct Sliding {
-    pub plan: LogicalPlan,
-    /// The part of it that gives the rows that are kept.
+    /// What gives the rows that are kept.
     pub input: LogicalPlan,
     /// The columns of the result that are the groups.
     pub group_by: Vec<String>,
@@ -42,34 +36,57 @@ pub struct Sliding {
     pub least: usize,
     /// More rows can only make the condition truer.
     pub monotone: bool,
+    aggregate: Aggregate,
+    /// The aggregates as window functions, in the aggregate's order.
+    functions: Vec<Expr>,
+    having: Option<Expr>,
+    projection: Projection,
 }
 
-/// Rewrites a rule's GROUP BY. `span` in microseconds.
+/// Takes a rule's GROUP BY apart. `span` in microseconds.
 pub fn sliding(plan: LogicalPlan, span: i64) -> Result<Sliding> {
     let LogicalPlan::Projection(projection) = plan else { return shape() };
     let (aggregate, having) = match projection.input.as_ref() {
-        LogicalPlan::Aggregate(aggregate) => (aggregate, None),
+        LogicalPlan::Aggregate(aggregate) => (aggregate.clone(), None),
         LogicalPlan::Filter(filter) => match filter.input.as_ref() {
-            LogicalPlan::Aggregate(aggregate) => (aggregate, Some(filter.predicate.clone())),
+            LogicalPlan::Aggregate(aggregate) => (aggregate.clone(), Some(filter.predicate.clone())),
             _ => return shape(),
         },
         _ => return shape(),
     };
-    let groups = aggregate.group_expr.len();
-    let group_by = group_columns(&projection, aggregate)?;
-    let (least, monotone) = threshold(having.as_ref(), aggregate);
-    let (input, mut plan) = windows(aggregate, span)?;
-    if let Some(having) = having {
-        plan = LogicalPlan::Filter(Filter::try_new(having, Arc::new(plan))?);
-    }
-    let mut columns = projection.expr.clone();
-    let selected = |name: &str| projection.schema.fields().iter().any(|field| field.name() == name);
-    columns.extend(EVENT.into_iter().filter(|name| !selected(name)).map(|name| col(format!("__{name}")).alias(name)));
-    let plan = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?);
-    if groups == 0 {
+    if aggregate.group_expr.is_empty() {
         return shape();
     }
-    Ok(Sliding { plan, input, group_by, least, monotone })
+    let group_by = group_columns(&projection, &aggregate)?;
+    let (least, monotone) = threshold(having.as_ref(), &aggregate);
+    let (input, functions) = windows(&aggregate, span)?;
+    Ok(Sliding { input, group_by, least, monotone, aggregate, functions, having, projection })
+}
+
+impl Sliding {
+    /// What the rule selects, over a plan that gives the rows that are kept.
+    pub fn over(&self, kept: LogicalPlan) -> Result<LogicalPlan> {
+        let groups = (0..self.aggregate.group_expr.len()).map(|index| format!("__g{index}"));
+        let results = (0..self.functions.len()).map(|nth| format!("__w{nth}"));
+        let mut columns: Vec<Expr> = groups
+            .chain(results)
+            .enumerate()
+            .map(|(index, name)| {
+                let (qualifier, field) = self.aggregate.schema.qualified_field(index);
+                col(name).alias_qualified(qualifier.cloned(), field.name())
+            })
+            .collect();
+        columns.extend(EVENT.map(|name| col(format!("__{name}")).alias(format!("__{name}"))));
+        let mut plan = LogicalPlanBuilder::from(kept).window(self.functions.clone())?.project(columns)?.build()?;
+        if let Some(having) = &self.having {
+            plan = LogicalPlan::Filter(Filter::try_new(having.clone(), Arc::new(plan))?);
+        }
+        let selected = |name: &str| self.projection.schema.fields().iter().any(|field| field.name() == name);
+        let mut columns = self.projection.expr.clone();
+        columns
+            .extend(EVENT.into_iter().filter(|name| !selected(name)).map(|name| col(format!("__{name}")).alias(name)));
+        Ok(LogicalPlan::Projection(Projection::try_new(columns, Arc::new(plan))?))
+    }
 }
 
 fn shape<T>() -> Result<T> {
@@ -133,9 +150,8 @@ fn threshold(having: Option<&Expr>, aggregate: &Aggregate) -> (usize, bool) {
     (least, monotone)
 }
 
-/// What the aggregate reads of each row of its input; and over that, the aggregates as window functions: the columns of the
-/// aggregate's output, and the event's.
-fn windows(aggregate: &Aggregate, span: i64) -> Result<(LogicalPlan, LogicalPlan)> {
+/// What the aggregate reads of each row of its input, with the event's columns; and over that, the aggregates as window functions.
+fn windows(aggregate: &Aggregate, span: i64) -> Result<(LogicalPlan, Vec<Expr>)> {
     let input = aggregate.input.as_ref().clone();
     let mut inner = Vec::new();
     for (index, group) in aggregate.group_expr.iter().enumerate() {
@@ -185,44 +201,8 @@ fn windows(aggregate: &Aggregate, span: i64) -> Result<(LogicalPlan, LogicalPlan
             },
         }));
     }
-    let named: Vec<Expr> = functions.into_iter().enumerate().map(|(nth, f)| f.alias(format!("__w{nth}"))).collect();
-    let names = (0..named.len()).map(|nth| format!("__w{nth}"));
-    let outer: Vec<String> = (0..groups.len()).map(|index| format!("__g{index}")).chain(names).collect();
-    let mut columns: Vec<Expr> = outer
-        .into_iter()
-        .enumerate()
-        .map(|(index, name)| {
-            let (qualifier, field) = aggregate.schema.qualified_field(index);
-            col(name).alias_qualified(qualifier.cloned(), field.name())
-        })
-        .collect();
-    columns.extend(EVENT.map(|name| col(format!("__{name}"))));
-    let input = LogicalPlanBuilder::from(input).project(inner)?.build()?;
-    let plan = LogicalPlanBuilder::from(input.clone()).window(named)?.project(columns)?.build()?;
-    Ok((input, plan))
-}
-
-/// Takes a plan apart above its scan: what turns the scan's rows into the rows that are kept, and what runs over those.
-pub fn cut(plan: Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, Upper)> {
-    let mut below = None;
-    let slot = Slot::default();
-    let plan = plan
-        .transform_down(|node| {
-            let over_scan = node
-                .downcast_ref::<ProjectionExec>()
-                .is_some_and(|projection| projection.input().downcast_ref::<StreamingTableExec>().is_some());
-            if below.is_some() || !over_scan && node.downcast_ref::<StreamingTableExec>().is_none() {
-                return Ok(Transformed::no(node));
-            }
-            let above = leaf(node.schema(), slot.clone(), None)?;
-            below = Some(node);
-            Ok(Transformed::new(above, true, datafusion::common::tree_node::TreeNodeRecursion::Jump))
-        })
-        .data()?;
-    match below {
-        Some(below) => Ok((below, Upper { slots: vec![slot], plan })),
-        None => plan_err!("the SQL reads no table, or its condition is never true"),
-    }
+    let named = functions.into_iter().enumerate().map(|(nth, function)| function.alias(format!("__w{nth}"))).collect();
+    Ok((LogicalPlanBuilder::from(input).project(inner)?.build()?, named))
 }
 
 pub struct Window {
@@ -246,6 +226,11 @@ impl Window {
         let (least, monotone, cluster) = (sliding.least, sliding.monotone, inner[place].clone());
         let groups = (inner, sliding.group_by);
         Ok(Self { kept: Kept::new(kept)?, upper, span, least, monotone, groups, cluster, touched: ByHash::default() })
+    }
+
+    /// Whether more rows can only make the answer truer.
+    pub fn is_monotone(&self) -> bool {
+        self.monotone
     }
 
     /// The columns of what is selected that are the groups.
