@@ -103,6 +103,9 @@ fn lines(findings: &[Finding]) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// Whom or what a finding is about, in one respect.
+type Entity = fn(&Finding) -> Option<&str>;
+
 /// How many, how often, of whom, at what price, and the first of them.
 fn report(outcome: &Outcome, span: i64, show: usize) -> String {
     let (findings, rule) = (&outcome.findings, &outcome.rule);
@@ -114,7 +117,7 @@ fn report(outcome: &Outcome, span: i64, show: usize) -> String {
         findings.len() as f64 / days,
         outcome.took.as_secs_f64()
     );
-    let entities: [(&str, fn(&Finding) -> Option<&str>); 4] = [
+    let entities: [(&str, Entity); 4] = [
         ("user", |f| f.user_name.as_deref()),
         ("address", |f| f.source_ip.as_deref()),
         ("namespace", |f| f.namespace.as_deref()),

@@ -9,7 +9,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::functions::datetime::expr_fn::date_trunc;
 use datafusion::functions_aggregate::expr_fn::max;
-use datafusion::prelude::{DataFrame, Expr, SessionContext, col, lit};
+use datafusion::prelude::{DataFrame, Expr, SessionContext, col, ident, lit};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use vedette_detections::sql::session_with_lists;
@@ -115,7 +115,7 @@ impl Engine {
         let from = until.saturating_sub(live.window.map_or(0, Span::micros));
         let context = session(store, &self.options.lists, from, until).await?;
         let names = live.group_by.iter().chain(&live.terms);
-        let mut columns: Vec<Expr> = names.map(|name| datafusion::prelude::ident(name)).collect();
+        let mut columns: Vec<Expr> = names.map(ident).collect();
         columns.push(date_trunc(lit("day"), col("event_time")).alias("event_time"));
         for frame in plan::over(&context, live).await? {
             let seen: DataFrame = frame.select(columns.clone())?.distinct()?;

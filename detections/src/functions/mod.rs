@@ -12,7 +12,8 @@ mod udf;
 mod uri;
 mod user;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionContext;
@@ -40,6 +41,13 @@ pub struct Function {
 pub fn catalogue() -> Vec<Function> {
     let own = own(&Arc::default());
     own.iter().map(TextFunction::described).chain(borrowed::FUNCTIONS.iter().copied()).collect()
+}
+
+/// Whether a function is one of ours: given text it always answers, once it is planned.
+pub fn is_ours(name: &str) -> bool {
+    static NAMES: LazyLock<HashSet<&str>> =
+        LazyLock::new(|| own(&Arc::default()).iter().map(|function| function.described().name).collect());
+    NAMES.contains(name)
 }
 
 /// Adds the functions to a session. `in_list` looks into these lists.

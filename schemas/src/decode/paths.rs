@@ -226,8 +226,7 @@ mod tests {
         leaf.prop_recursive(4, 24, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::hash_map("[a-d\"]{1,2}", inner, 0..4)
-                    .prop_map(|map| Value::from_iter(map.into_iter().map(|(k, v)| (k, v)))),
+                prop::collection::hash_map("[a-d\"]{1,2}", inner, 0..4).prop_map(Value::from_iter),
             ]
         })
     }

@@ -204,9 +204,9 @@ mod tests {
         }
         let before = block;
         transpose(&mut block);
-        for row in 0..64 {
-            for bit in 0..64 {
-                assert_eq!(block[bit] >> row & 1, before[row] >> bit & 1, "{row} {bit}");
+        for (row, before) in before.iter().enumerate() {
+            for (bit, word) in block.iter().enumerate() {
+                assert_eq!(word >> row & 1, before >> bit & 1, "{row} {bit}");
             }
         }
     }

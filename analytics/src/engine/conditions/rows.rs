@@ -85,11 +85,9 @@ impl Rows {
     /// Keeps the rows whose place among these rows is true.
     pub fn keep(&self, places: &Rows) -> Rows {
         let mut kept = Self::none(self.len);
-        let mut place = 0;
-        for row in self.iter() {
+        for (place, row) in self.iter().enumerate() {
             let passed = places.words[place / BITS] >> (place % BITS) & 1;
             kept.words[row / BITS] |= passed << (row % BITS);
-            place += 1;
         }
         kept
     }
