@@ -128,7 +128,8 @@ fn sending_to_nobody_fails_with_1() {
 }
 
 /// The rules that the attack of `demo` trips.
-const STORY: [&str; 19] = [
+const STORY: [&str; 20] = [
+    "privileged_pod_then_host_event",
     "exec_then_shell",
     "anonymous_request_allowed",
     "anonymous_request_refused",

@@ -8,24 +8,36 @@ use arrow::record_batch::RecordBatch;
 
 /// Watermarks. No event of a cluster older than its watermark is waited for; one that comes all the same is evaluated against
 /// what is still kept.
+///
+/// A watermark follows a cluster's events, and when none come, time itself: what waits is then told. Rows are kept by the
+/// events' own time alone, so that a log of last week, sent today with pauses, is looked at like any other.
 #[derive(Clone, Debug)]
 pub struct Clock {
     lateness: i64,
-    /// The newest event of each cluster, in microseconds since 1970.
-    newest: BTreeMap<String, i64>,
+    clusters: BTreeMap<String, Come>,
     /// No watermark is below it.
     floor: i64,
 }
 
+/// How far a cluster's events have come, and when the last of them did, in microseconds since 1970.
+#[derive(Clone, Copy, Debug)]
+struct Come {
+    newest: i64,
+    at: i64,
+}
+
+/// A cluster that has sent nothing for so long does not hold up what is kept of others, in microseconds.
+const GONE: i64 = 3_600_000_000;
+
 impl Clock {
     /// `lateness`: how long events are waited for, in microseconds.
     pub fn new(lateness: i64) -> Self {
-        Self { lateness, newest: BTreeMap::new(), floor: i64::MIN }
+        Self { lateness, clusters: BTreeMap::new(), floor: i64::MIN }
     }
 
     /// Takes note of a batch of events. An event from the future counts as of its receipt, so that one wrong clock can't move
     /// the watermark past every other event.
-    pub fn observe(&mut self, batch: &RecordBatch) {
+    pub fn observe(&mut self, batch: &RecordBatch, now: i64) {
         let column = |name: &str| batch.column_by_name(name);
         let times = |name| column(name).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
         let clusters = column("cluster").and_then(|c| c.as_dictionary_opt::<Int32Type>());
@@ -41,15 +53,15 @@ impl Clock {
             }
         }
         for (cluster, time) in names.iter().zip(newest).filter(|(_, time)| *time > i64::MIN) {
-            self.reach(cluster.unwrap_or_default(), time);
+            self.reach(cluster.unwrap_or_default(), time, now);
         }
     }
 
     /// A cluster's events have come as far as this.
-    pub fn reach(&mut self, cluster: &str, time: i64) {
-        match self.newest.get_mut(cluster) {
-            Some(newest) => *newest = (*newest).max(time),
-            None => drop(self.newest.insert(cluster.to_owned(), time)),
+    pub fn reach(&mut self, cluster: &str, time: i64, now: i64) {
+        match self.clusters.get_mut(cluster) {
+            Some(come) => *come = Come { newest: come.newest.max(time), at: come.at.max(now) },
+            None => drop(self.clusters.insert(cluster.to_owned(), Come { newest: time, at: now })),
         }
     }
 
@@ -60,13 +72,15 @@ impl Clock {
 
     /// A cluster's watermark; the start of time for one that has sent nothing.
     pub fn watermark(&self, cluster: &str) -> i64 {
-        let own = self.newest.get(cluster).map_or(i64::MIN, |newest| newest.saturating_sub(self.lateness));
+        let own = self.clusters.get(cluster).map_or(i64::MIN, |come| come.newest.saturating_sub(self.lateness));
         own.max(self.floor)
     }
 
-    /// The watermark of the cluster that is furthest behind.
-    pub fn least(&self) -> i64 {
-        let own = self.newest.values().min().map_or(i64::MIN, |newest| newest.saturating_sub(self.lateness));
-        own.max(self.floor)
+    /// No row older than this is looked back on, but for how far a rule looks back itself.
+    pub fn horizon(&self) -> i64 {
+        let last = self.clusters.values().map(|come| come.at).max();
+        let Some(last) = last else { return self.floor };
+        let alive = self.clusters.values().filter(|come| come.at > last - GONE);
+        alive.map(|come| come.newest).min().map_or(self.floor, |newest| newest.saturating_sub(self.lateness))
     }
 }

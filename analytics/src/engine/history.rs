@@ -72,7 +72,7 @@ impl Engine {
             self.read(&context, rule, now, &mut findings).await?;
         }
         for (cluster, time) in newest {
-            self.clock.reach(&cluster, time.min(now));
+            self.clock.reach(&cluster, time.min(now), now);
         }
         self.advance(now, &mut findings).await;
         Ok(findings)

@@ -213,7 +213,7 @@ impl Engine {
             }
         }
         for table in [Table::Audit, Table::Falco] {
-            tables.get(&table).into_iter().for_each(|batch| self.clock.observe(batch));
+            tables.get(&table).into_iter().for_each(|batch| self.clock.observe(batch, now));
         }
         self.advance(now, &mut findings).await;
         findings
@@ -232,7 +232,7 @@ impl Engine {
     /// The findings of `evaluate` and `pass` whose counters went up since the last call.
     pub fn repeats(&mut self) -> Vec<Finding> {
         let changed = self.open.changed();
-        self.open.close(self.clock.least());
+        self.open.close(self.clock.horizon());
         changed
     }
 

@@ -99,7 +99,7 @@ impl Absence {
     pub fn advance(&mut self, clock: &Clock) -> Result<Vec<Hits>> {
         let (span, own) = (self.span, self.own);
         let mut found = Vec::new();
-        let least = clock.least().saturating_sub(span);
+        let least = clock.horizon().saturating_sub(span);
         let mut let_go = 0;
         self.subjects.retain(|_, subject| {
             let due = |((time, _), waiting): (&(i64, u128), &Waiting)| {

@@ -90,7 +90,7 @@ impl Sequence {
                 hits.push(self.hits(found)?);
             }
         }
-        let before = clock.least().saturating_sub(self.span);
+        let before = clock.horizon().saturating_sub(self.span);
         self.steps.iter_mut().for_each(|step| step.forget_before(before));
         Ok(hits)
     }

@@ -276,7 +276,7 @@ impl Window {
             }
         });
         let hits = if places.is_empty() { Vec::new() } else { self.evaluate(context, &due, &places).await? };
-        self.kept.forget_before(clock.least().saturating_sub(self.span));
+        self.kept.forget_before(clock.horizon().saturating_sub(self.span));
         Ok(hits)
     }
 
