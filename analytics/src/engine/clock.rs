@@ -9,8 +9,8 @@ use arrow::record_batch::RecordBatch;
 /// Watermarks. No event of a cluster older than its watermark is waited for; one that comes all the same is evaluated against
 /// what is still kept.
 ///
-/// A watermark follows a cluster's events, and when none come, time itself: what waits is then told. Rows are kept by the
-/// events' own time alone, so that a log of last week, sent today with pauses, is looked at like any other.
+/// A watermark follows a cluster's events. When none come, it goes on from where they stopped, at the speed of time, so that
+/// what waits is told; a log of last week, sent today, is looked at like any other. Rows are kept by the events' own time alone.
 #[derive(Clone, Debug)]
 pub struct Clock {
     lateness: i64,
@@ -19,11 +19,14 @@ pub struct Clock {
     floor: i64,
 }
 
-/// How far a cluster's events have come, and when the last of them did, in microseconds since 1970.
+/// How far a cluster's events have come. Times are microseconds since 1970.
 #[derive(Clone, Copy, Debug)]
 struct Come {
     newest: i64,
-    at: i64,
+    /// When the last event was received.
+    received: i64,
+    /// How far the watermark went without events.
+    told: i64,
 }
 
 /// A cluster that has sent nothing for so long does not hold up what is kept of others, in microseconds.
@@ -37,7 +40,7 @@ impl Clock {
 
     /// Takes note of a batch of events. An event from the future counts as of its receipt, so that one wrong clock can't move
     /// the watermark past every other event.
-    pub fn observe(&mut self, batch: &RecordBatch, now: i64) {
+    pub fn observe(&mut self, batch: &RecordBatch) {
         let column = |name: &str| batch.column_by_name(name);
         let times = |name| column(name).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
         let clusters = column("cluster").and_then(|c| c.as_dictionary_opt::<Int32Type>());
@@ -45,23 +48,34 @@ impl Clock {
             return;
         };
         let Some(names) = clusters.values().as_string_opt::<i32>() else { return };
-        let mut newest = vec![i64::MIN; names.len()];
+        let mut newest = vec![(i64::MIN, i64::MIN); names.len()];
         let rows = clusters.keys().values().iter().zip(event.values()).zip(receipt.values());
         for ((cluster, event), receipt) in rows {
             if let Some(newest) = newest.get_mut(*cluster as usize) {
-                *newest = (*newest).max(*event.min(receipt));
+                *newest = (newest.0.max(*event.min(receipt)), newest.1.max(*receipt));
             }
         }
-        for (cluster, time) in names.iter().zip(newest).filter(|(_, time)| *time > i64::MIN) {
-            self.reach(cluster.unwrap_or_default(), time, now);
+        for (cluster, (time, received)) in names.iter().zip(newest).filter(|(_, (time, _))| *time > i64::MIN) {
+            self.reach(cluster.unwrap_or_default(), time, received);
         }
     }
 
-    /// A cluster's events have come as far as this.
-    pub fn reach(&mut self, cluster: &str, time: i64, now: i64) {
+    /// A cluster's events have come as far as this, the last of them received then.
+    pub fn reach(&mut self, cluster: &str, newest: i64, received: i64) {
         match self.clusters.get_mut(cluster) {
-            Some(come) => *come = Come { newest: come.newest.max(time), at: come.at.max(now) },
-            None => drop(self.clusters.insert(cluster.to_owned(), Come { newest: time, at: now })),
+            Some(come) => {
+                come.newest = come.newest.max(newest);
+                come.received = come.received.max(received);
+            }
+            None => drop(self.clusters.insert(cluster.to_owned(), Come { newest, received, told: i64::MIN })),
+        }
+    }
+
+    /// Everything that was received up to now has been read.
+    pub fn go_on(&mut self, now: i64) {
+        for come in self.clusters.values_mut() {
+            let since = now.saturating_sub(come.received).max(0);
+            come.told = come.told.max(come.newest.saturating_add(since).saturating_sub(self.lateness));
         }
     }
 
@@ -72,15 +86,15 @@ impl Clock {
 
     /// A cluster's watermark; the start of time for one that has sent nothing.
     pub fn watermark(&self, cluster: &str) -> i64 {
-        let own = self.clusters.get(cluster).map_or(i64::MIN, |come| come.newest.saturating_sub(self.lateness));
-        own.max(self.floor)
+        let own = |come: &Come| come.newest.saturating_sub(self.lateness).max(come.told);
+        self.clusters.get(cluster).map_or(i64::MIN, own).max(self.floor)
     }
 
     /// No row older than this is looked back on, but for how far a rule looks back itself.
     pub fn horizon(&self) -> i64 {
-        let last = self.clusters.values().map(|come| come.at).max();
+        let last = self.clusters.values().map(|come| come.received).max();
         let Some(last) = last else { return self.floor };
-        let alive = self.clusters.values().filter(|come| come.at > last - GONE);
+        let alive = self.clusters.values().filter(|come| come.received > last - GONE);
         alive.map(|come| come.newest).min().map_or(self.floor, |newest| newest.saturating_sub(self.lateness))
     }
 }

@@ -1,5 +1,6 @@
 //! What the engine knows from the store: rules that keep rows take them from there, as if they had run all along.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
@@ -50,7 +51,9 @@ fn time(micros: i64) -> Expr {
 }
 
 /// How long a cluster may have been silent and still be known, in microseconds.
-const KNOWN: i64 = 2 * 86_400_000_000;
+const KNOWN: i64 = 2 * DAY;
+
+const DAY: i64 = 86_400_000_000;
 
 impl Engine {
     /// Learns from the store what the rules would know had they run all along up to its newest rows. Returns what they find on
@@ -63,7 +66,7 @@ impl Engine {
             return Ok(findings);
         }
         let newest = newest(store, &self.options.lists, now).await?;
-        let Some(base) = newest.iter().map(|(_, time)| *time).min() else { return Ok(findings) };
+        let Some(base) = newest.iter().map(|(_, (time, _))| *time).min() else { return Ok(findings) };
         let base = base.saturating_sub(self.options.lateness);
         for rule in 0..self.rules.len() {
             let Some(reach) = plan::reach(&self.rules[rule].rule) else { continue };
@@ -71,8 +74,8 @@ impl Engine {
             let context = session(store, &self.options.lists, base.saturating_sub(reach), i64::MAX).await?;
             self.read(&context, rule, now, &mut findings).await?;
         }
-        for (cluster, time) in newest {
-            self.clock.reach(&cluster, time.min(now), now);
+        for (cluster, (time, received)) in newest {
+            self.clock.reach(&cluster, time.min(received), received);
         }
         self.advance(now, &mut findings).await;
         Ok(findings)
@@ -130,22 +133,29 @@ impl Engine {
     }
 }
 
-/// The newest event of each cluster that has sent any lately.
-async fn newest(store: &Arc<dyn Store>, lists: &Arc<Lists>, now: i64) -> Result<Vec<(String, i64)>> {
-    let context = session(store, lists, now - KNOWN, i64::MAX).await?;
-    let mut newest = std::collections::BTreeMap::new();
+/// Of each cluster that has sent events lately, the newest event's time, and the last receipt.
+async fn newest(store: &Arc<dyn Store>, lists: &Arc<Lists>, now: i64) -> Result<BTreeMap<String, (i64, i64)>> {
+    let context = session(store, lists, i64::MIN, i64::MAX).await?;
+    let mut newest: BTreeMap<String, (i64, i64)> = BTreeMap::new();
     for table in [Table::Audit, Table::Falco] {
-        let rows = context.table(table.name()).await?.aggregate(vec![col("cluster")], vec![max(col("event_time"))])?;
+        let lately = col("day").gt_eq(lit(ScalarValue::Date32(i32::try_from((now - KNOWN).div_euclid(DAY)).ok())));
+        let rows =
+            context.table(table.name()).await?.filter(lately.and(col("received_at").gt_eq(time(now - KNOWN))))?;
+        let rows = rows.aggregate(vec![col("cluster")], vec![max(col("event_time")), max(col("received_at"))])?;
         for batch in rows.collect().await? {
             let clusters = cast(batch.column(0), &DataType::Utf8).map_err(DataFusionError::from)?;
             let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
-            let times = cast(batch.column(1), &utc).map_err(DataFusionError::from)?;
-            let rows = clusters.as_string::<i32>().iter().zip(times.as_primitive::<TimestampMicrosecondType>());
-            for (cluster, time) in rows.filter_map(|(cluster, time)| Some((cluster?.to_owned(), time?))) {
-                let known = newest.entry(cluster).or_insert(time);
-                *known = time.max(*known);
+            let times = [1, 2].map(|column| cast(batch.column(column), &utc));
+            let [event, receipt] = times;
+            let (event, receipt) = (event.map_err(DataFusionError::from)?, receipt.map_err(DataFusionError::from)?);
+            let times = event.as_primitive::<TimestampMicrosecondType>().iter();
+            let times = times.zip(receipt.as_primitive::<TimestampMicrosecondType>());
+            for (cluster, (event, receipt)) in clusters.as_string::<i32>().iter().zip(times) {
+                let (Some(cluster), Some(event), Some(receipt)) = (cluster, event, receipt) else { continue };
+                let known = newest.entry(cluster.to_owned()).or_insert((event, receipt));
+                *known = (known.0.max(event), known.1.max(receipt));
             }
         }
     }
-    Ok(newest.into_iter().collect())
+    Ok(newest)
 }

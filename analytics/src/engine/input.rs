@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatchOptions;
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{FieldRef, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::streaming::StreamingTableExec;
@@ -114,6 +115,11 @@ impl Input {
 
 /// The expressions of a plan that does no more than to compute columns from a row.
 fn columns_only(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
+    if plan.downcast_ref::<StreamingTableExec>().is_some() {
+        let fields = plan.schema().fields().clone();
+        let column = |(index, field): (usize, &FieldRef)| Arc::new(Column::new(field.name(), index)) as _;
+        return Some(fields.iter().enumerate().map(column).collect());
+    }
     let projection = plan.downcast_ref::<ProjectionExec>()?;
     projection.input().downcast_ref::<StreamingTableExec>()?;
     Some(projection.expr().iter().map(|column| column.expr.clone()).collect())

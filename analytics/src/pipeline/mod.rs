@@ -184,8 +184,7 @@ impl Pipeline {
         }
         self.passed = Instant::now();
         self.learn().await?;
-        let until = now - i64::from(self.config.lateness_seconds) * 1_000_000;
-        let findings = self.engine.pass(until, now).await;
+        let findings = self.engine.go_on(now).await;
         self.tell(findings).await
     }
 
