@@ -77,3 +77,16 @@ fn the_schema_for_editors_knows_every_field() {
         assert_eq!(named, known, "{place}");
     }
 }
+
+#[test]
+fn the_documents_examples_lint_clean() {
+    let document = include_str!("../../docs/writing-rules.md");
+    let blocks = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let examples: Vec<Rule> =
+        blocks.filter(|block| block.starts_with("id: ")).map(|block| serde_saphyr::from_str(block).unwrap()).collect();
+    let kinds: BTreeSet<&str> = examples.iter().map(|rule| rule.kind.name()).collect();
+    assert_eq!(kinds.len(), 6, "{kinds:?}");
+    for rule in &examples {
+        assert_eq!(lint(rule, &Default::default()), [], "{}", rule.id);
+    }
+}
