@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use vedette_detections::event::base_events;
-use vedette_detections::{base_event, builtin, case_events, lint, load};
+use vedette_detections::rule::{RuleTest, Step, TestEvent};
+use vedette_detections::{Rule, base_event, builtin, case_events, lint, load};
 
 #[test]
 fn the_pack_lints_clean_and_is_what_the_folder_holds() {
     let embedded = builtin().unwrap();
     let folder = load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("rules")).unwrap();
-    let ids = |rules: &[vedette_detections::Rule]| rules.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
+    let ids = |rules: &[Rule]| rules.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&embedded), ids(&folder));
     assert!(embedded.len() >= 20, "{} rules", embedded.len());
     let problems: Vec<String> =
@@ -54,5 +55,38 @@ fn every_case_makes_its_events() {
         for event in rule.tests.iter().flat_map(|test| case_events(test, &rule).unwrap()) {
             serde_json::from_slice::<serde_json::Value>(&event.bytes).unwrap();
         }
+    }
+}
+
+/// The fields that serde knows of a type, as it tells them to whoever names another.
+fn fields<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> BTreeSet<String> {
+    let error = serde_json::from_value::<T>(serde_json::json!({"?": 0})).unwrap_err().to_string();
+    error.split('`').skip(1).step_by(2).skip(1).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_schema_for_editors_knows_every_field() {
+    let schema: serde_json::Value = serde_json::from_str(include_str!("../rule.schema.json")).unwrap();
+    for (place, known) in [
+        ("/properties", fields::<Rule>()),
+        ("/$defs/step/properties", fields::<Step>()),
+        ("/$defs/test/properties", fields::<RuleTest>()),
+        ("/$defs/event/properties", fields::<TestEvent>()),
+    ] {
+        let named: BTreeSet<String> = schema.pointer(place).unwrap().as_object().unwrap().keys().cloned().collect();
+        assert_eq!(named, known, "{place}");
+    }
+}
+
+#[test]
+fn the_documents_examples_lint_clean() {
+    let document = include_str!("../../docs/writing-rules.md");
+    let blocks = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let examples: Vec<Rule> =
+        blocks.filter(|block| block.starts_with("id: ")).map(|block| serde_saphyr::from_str(block).unwrap()).collect();
+    let kinds: BTreeSet<&str> = examples.iter().map(|rule| rule.kind.name()).collect();
+    assert_eq!(kinds.len(), 6, "{kinds:?}");
+    for rule in &examples {
+        assert_eq!(lint(rule, &Default::default()), [], "{}", rule.id);
     }
 }
