@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -89,25 +88,6 @@ fn evaluating(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::new(format!("engine, {name}"), unit), |bencher| {
                 bencher.iter(|| runtime.block_on(engine.select(&tables)).unwrap());
             });
-            if std::env::var_os("COSTS").is_some() {
-                let costs = engine.costs();
-                let total: f64 = costs.iter().map(|c| c.spent.as_secs_f64()).sum();
-                let hits: BTreeMap<String, usize> = runtime
-                    .block_on(engine.select(&tables))
-                    .unwrap()
-                    .into_iter()
-                    .map(|(r, b)| (r, b.iter().map(|b| b.num_rows()).sum()))
-                    .collect();
-                for cost in costs.iter().take(40) {
-                    let rule = rules.iter().find(|r| r.id == cost.rule).unwrap();
-                    println!(
-                        "{:5.2}% {} {}",
-                        cost.spent.as_secs_f64() / total * 100.0,
-                        hits.get(&rule.id).copied().unwrap_or(0),
-                        rule.sql.split("WHERE").nth(1).unwrap()
-                    );
-                }
-            }
             if name == "1000 typical" {
                 continue;
             }

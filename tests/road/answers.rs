@@ -1,5 +1,6 @@
 //! Same events, same answers: every query gives the same rows over the lake and over ClickHouse. Needs the services.
 
+use vedette_detections::{RuleKind, builtin};
 use vedette_schemas::Table;
 
 use crate::deployment::{Embedded, Staged};
@@ -104,8 +105,12 @@ const FALCO_EVENTS: &[&str] = &[
 
 #[test]
 fn lake_and_clickhouse_give_the_same_answers() {
-    let Some(staged) = Staged::new() else { return };
-    let embedded = Embedded::new();
+    let (Some(mut staged), mut embedded) = (Staged::new(), Embedded::new()) else { return };
+    // The recorded events are hours out of order: what rules that look back say of them depends on how they are batched.
+    let looking_back = builtin().unwrap().into_iter().filter(|rule| rule.kind != RuleKind::Match).map(|rule| rule.id);
+    let disabled = format!("{:?}", looking_back.collect::<Vec<_>>());
+    embedded.settings = embedded.settings.with("DETECTIONS__DISABLED", &disabled);
+    staged.settings = staged.settings.with("DETECTIONS__DISABLED", &disabled);
     let folder = tempfile::tempdir().unwrap();
     let part = load::parts(folder.path(), 31, 1, 1500).remove(0);
     let (serve, ingest, analytics) = (embedded.serve(), staged.ingest(), staged.analytics());

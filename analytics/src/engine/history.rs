@@ -15,7 +15,7 @@ use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
 use vedette_detections::sql::session_with_lists;
 use vedette_detections::{Lists, RuleKind, Span};
-use vedette_schemas::Table;
+use vedette_schemas::{EventId, Table};
 
 use super::state::State;
 use super::{Engine, Finding, plan};
@@ -81,6 +81,34 @@ impl Engine {
         Ok(findings)
     }
 
+    /// Takes open findings for those that the store has, where it has them: since a time of receipt, in microseconds since 1970.
+    /// What is told of them again then replaces what is stored.
+    pub async fn adopt(&mut self, store: &Arc<dyn Store>, since: i64) -> Result<()> {
+        let context = session(store, &self.options.lists, i64::MIN, i64::MAX).await?;
+        let alerts = context.table(Table::Alerts.name()).await?.filter(col("received_at").gt_eq(time(since)))?;
+        let columns = ["alert_id", "event_time", "received_at", "raised_at"];
+        let mut rows = alerts.select_columns(&columns)?.execute_stream().await?;
+        let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
+        while let Some(batch) = rows.try_next().await? {
+            let ids = cast(batch.column(0), &DataType::Utf8).map_err(DataFusionError::from)?;
+            let times = [1, 2, 3].map(|column| cast(batch.column(column), &utc));
+            let [event, receipt, raised] = times;
+            let (event, receipt, raised) = (
+                event.map_err(DataFusionError::from)?,
+                receipt.map_err(DataFusionError::from)?,
+                raised.map_err(DataFusionError::from)?,
+            );
+            let [event, receipt, raised] =
+                [&event, &receipt, &raised].map(|times| times.as_primitive::<TimestampMicrosecondType>());
+            for (row, id) in ids.as_string::<i32>().iter().enumerate() {
+                if let Some(id) = id.and_then(EventId::parse) {
+                    self.open.adopt(id, event.value(row), receipt.value(row), raised.value(row));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Reads what a rule's inputs select of the session's tables.
     pub(crate) async fn read(
         &mut self,
@@ -93,6 +121,11 @@ impl Engine {
             let taps = self.rooms.values().flat_map(|room| &room.taps);
             let tap = taps.into_iter().find(|tap| tap.rule == rule && tap.number == number);
             let Some(schema) = tap.map(|tap| tap.input.schema()) else { continue };
+            // A store gives rows in any order; what answers what depends on it.
+            let frame = match self.rules[rule].rule.kind {
+                RuleKind::Absence => frame.sort(vec![col("event_time").sort(true, false)])?,
+                _ => frame,
+            };
             let mut rows = frame.execute_stream().await?;
             while let Some(batch) = rows.try_next().await? {
                 let columns = batch.columns().iter().zip(schema.fields());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatchOptions;
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{FieldRef, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
@@ -115,14 +115,18 @@ impl Input {
 
 /// The expressions of a plan that does no more than to compute columns from a row.
 fn columns_only(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
-    if plan.downcast_ref::<StreamingTableExec>().is_some() {
-        let fields = plan.schema().fields().clone();
-        let column = |(index, field): (usize, &FieldRef)| Arc::new(Column::new(field.name(), index)) as _;
-        return Some(fields.iter().enumerate().map(column).collect());
+    if let Some(scan) = plan.downcast_ref::<StreamingTableExec>() {
+        // Planning lets the scan put its columns in another order.
+        let schema = scan.partition_schema();
+        let all: Vec<usize> = (0..schema.fields().len()).collect();
+        let order = scan.projection().as_deref().unwrap_or(&all);
+        let column = |index: &usize| Arc::new(Column::new(schema.field(*index).name(), *index)) as _;
+        return Some(order.iter().map(column).collect());
     }
     let projection = plan.downcast_ref::<ProjectionExec>()?;
-    projection.input().downcast_ref::<StreamingTableExec>()?;
-    Some(projection.expr().iter().map(|column| column.expr.clone()).collect())
+    let scan = projection.input().downcast_ref::<StreamingTableExec>()?;
+    let exprs = projection.expr().iter().map(|column| column.expr.clone()).collect();
+    scan.projection().is_none().then_some(exprs)
 }
 
 /// The one scan of a plan.

@@ -28,7 +28,9 @@ pub struct Open {
 impl Open {
     /// Takes a finding, whose stretch of time is so long. Returns it if it is new; else its counter goes up.
     pub fn take(&mut self, finding: Finding, suppress: i64) -> Option<Finding> {
-        let event = finding.evidence.last().copied().unwrap_or(finding.alert_id);
+        // Of what is looked at more than once, the event by which it was found tells whether it is the same.
+        let own = finding.details.get("event_id").and_then(|id| EventId::parse(id.as_str()?));
+        let event = own.or_else(|| finding.evidence.last().copied()).unwrap_or(finding.alert_id);
         let ends = (finding.event_time.div_euclid(suppress) + 1).saturating_mul(suppress);
         match self.findings.get_mut(&finding.alert_id) {
             None => {
@@ -40,6 +42,14 @@ impl Open {
                 one.again(finding, event);
                 None
             }
+        }
+    }
+
+    /// An open finding that was told before keeps the times with which it was.
+    pub fn adopt(&mut self, id: EventId, event_time: i64, received_at: i64, raised_at: i64) {
+        if let Some(one) = self.findings.get_mut(&id) {
+            let finding = &mut one.finding;
+            (finding.event_time, finding.received_at, finding.raised_at) = (event_time, received_at, raised_at);
         }
     }
 

@@ -17,7 +17,7 @@ use vedette_detections::Rule;
 use vedette_journal::{Consumer, Delivered, Journal, JournalError, Polled, Positions, Record, Source, Topic};
 use vedette_schemas::{EventId, Table};
 
-use crate::engine::{Engine, EngineError, Finding};
+use crate::engine::{Engine, EngineError, Finding, HistoryError};
 use crate::store::{Store, StoreError};
 pub use alerts::{batch, rows};
 pub use config::Config;
@@ -220,7 +220,7 @@ impl Pipeline {
             if !self.engine.is_new() {
                 self.engine = Engine::with(self.rules.clone(), self.config.engine()).await?;
             }
-            match self.engine.learn(&self.store, chrono::Utc::now().timestamp_micros()).await {
+            match self.learned_from_store(chrono::Utc::now().timestamp_micros()).await {
                 Ok(findings) => break findings,
                 Err(error) => {
                     tracing::error!(%error, "store does not say what rules look back on; trying again");
@@ -240,6 +240,14 @@ impl Pipeline {
             }
         }
         self.tell(findings).await
+    }
+
+    async fn learned_from_store(&mut self, now: i64) -> Result<Vec<Finding>, HistoryError> {
+        let findings = self.engine.learn(&self.store, now).await?;
+        if let Some(oldest) = findings.iter().map(|finding| finding.received_at).min() {
+            self.engine.adopt(&self.store, oldest).await?;
+        }
+        Ok(findings)
     }
 
     async fn raise(&mut self, findings: Vec<Finding>) -> Result<Option<RecordBatch>, PipelineError> {

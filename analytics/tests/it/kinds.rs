@@ -108,7 +108,7 @@ async fn a_backtest_finds_what_the_stream_found() {
         let folder = tempfile::tempdir().unwrap();
         let events = history(&rule);
         let store = lake(folder.path(), &events).await;
-        let last = events.iter().filter_map(|event| event.at).max().unwrap() + 86_400_000_000;
+        let last = events.iter().filter_map(|event| event.at).max().unwrap() + 3 * 86_400_000_000;
         let outcome = backtest(&store, &Arc::default(), rule.clone(), (CASE_START, last), |_| {}).await.unwrap();
         let expected = run(vec![rule.clone()], &[events]).await;
         let found: Vec<_> = outcome.findings.iter().map(|finding| &finding.summary).collect();
@@ -120,9 +120,9 @@ async fn a_backtest_finds_what_the_stream_found() {
 async fn order_and_batches_do_not_matter() {
     for rule in stateful() {
         let events = history(&rule);
-        let expected = run(vec![rule.clone()], &[events.clone()]).await;
+        let expected = run(vec![rule.clone()], std::slice::from_ref(&events)).await;
         assert!(!expected.is_empty(), "{}", rule.id);
-        for seed in 0..4 {
+        for seed in 0..2 {
             let mut random = Random(seed);
             // Each event comes up to fifty seconds late: what is out of order is so by less than the engine waits.
             let late = |random: &mut Random| random.below(50_000_000) as i64;

@@ -56,7 +56,10 @@ pub fn fields(rule: &Rule, messages: &mut Vec<String>) {
             messages.push(format!("steps: {:?}: a name of its own, of lower-case letters, digits and _", step.name));
         }
     }
-    let joins = matches!(rule.kind, Sequence | NewTerms | Absence);
+    if rule.risk.is_some_and(|risk| risk > 100) {
+        messages.push("risk: 100 is the most".into());
+    }
+    let joins = matches!(rule.kind, Match | Sequence | NewTerms | Absence);
     if joins && !rule.group_by.is_empty() && !rule.group_by.iter().any(|name| name == "cluster") {
         messages.push("group_by: cluster must be among them: what happens in two clusters is not one subject's".into());
     }
@@ -81,7 +84,8 @@ pub fn output(rule: &Rule, selects: &[Vec<String>]) -> Vec<String> {
         RuleKind::Sequence => {
             for (step, selected) in rule.steps.iter().zip(selects) {
                 columns.extend(selected.iter().cloned());
-                columns.extend(selected.iter().map(|name| format!("{}_{name}", step.name)));
+                let own = selected.iter().filter(|name| !rule.group_by.contains(name));
+                columns.extend(own.map(|name| format!("{}_{name}", step.name)));
             }
         }
         RuleKind::Window => columns.extend(["event_time", "event_id", "received_at"].map(str::to_owned)),

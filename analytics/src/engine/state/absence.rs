@@ -99,7 +99,8 @@ impl Absence {
     pub fn advance(&mut self, clock: &Clock) -> Result<Vec<Hits>> {
         let (span, own) = (self.span, self.own);
         let mut found = Vec::new();
-        let least = clock.horizon().saturating_sub(span);
+        // Longer than anything waits, for what comes late.
+        let least = clock.horizon().saturating_sub(2 * span);
         let mut let_go = 0;
         self.subjects.retain(|_, subject| {
             let due = |((time, _), waiting): (&(i64, u128), &Waiting)| {

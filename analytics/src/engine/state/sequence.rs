@@ -147,7 +147,7 @@ fn join(rule: &Rule, schemas: &[SchemaRef], span: i64, slack: i64) -> Result<Str
     }
     let selected: Vec<String> = selected.iter().map(|(what, name)| format!("{what} AS {}", quoted(name))).collect();
     let mut sql = format!("SELECT {} FROM {}", selected.join(", "), quoted(&first.name));
-    for pair in rule.steps.windows(2) {
+    for (place, pair) in rule.steps.windows(2).enumerate() {
         let (before, step) = (&pair[0].name, &pair[1].name);
         let equal = rule.group_by.iter().map(|name| format!("{} = {}", column(&first.name, name), column(step, name)));
         let equal: Vec<String> = equal.collect();
@@ -155,16 +155,18 @@ fn join(rule: &Rule, schemas: &[SchemaRef], span: i64, slack: i64) -> Result<Str
         let _ = write!(
             sql,
             " JOIN {} ON {} AND {} >= {} - INTERVAL '{slack} microseconds' AND {} <= {} + INTERVAL '{span} microseconds' \
-             AND {} <> {}",
+",
             quoted(step),
             equal.join(" AND "),
             time(step),
             time(before),
             time(step),
             time(&first.name),
-            column(step, "event_id"),
-            column(before, "event_id"),
         );
+        // One event is one step.
+        for earlier in &rule.steps[..=place] {
+            let _ = write!(sql, " AND {} <> {}", column(step, "event_id"), column(&earlier.name, "event_id"));
+        }
     }
     if let Some(condition) = &rule.condition {
         let _ = write!(sql, " WHERE {condition}");

@@ -99,14 +99,13 @@ fn group_columns(projection: &Projection, aggregate: &Aggregate) -> Result<Vec<S
     for (index, group) in aggregate.group_expr.iter().enumerate() {
         let (qualifier, field) = aggregate.schema.qualified_field(index);
         let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
-        let selected = projection.expr.iter().find(|expr| (*expr).clone().unalias() == column);
+        let selected = projection.expr.iter().position(|expr| expr.clone().unalias() == column);
         match selected {
-            Some(expr) => names.push(expr.schema_name().to_string()),
+            Some(place) => names.push(projection.schema.field(place).name().clone()),
             None => return plan_err!("{group} is in GROUP BY and not selected"),
         }
     }
-    // A qualified column is known by its name alone.
-    Ok(names.into_iter().map(|name| name.rsplit('.').next().unwrap_or_default().to_owned()).collect())
+    Ok(names)
 }
 
 /// How many rows a condition asks for at least, and whether more can only make it truer.
