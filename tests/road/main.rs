@@ -12,4 +12,5 @@ mod facts;
 mod kafka;
 mod load;
 mod program;
+mod recall;
 mod services;
