@@ -7,6 +7,7 @@ pub mod lists;
 pub mod load;
 mod nearest;
 pub mod rule;
+pub mod ruleset;
 pub mod schedule;
 pub mod span;
 pub mod sql;
@@ -17,6 +18,7 @@ pub use lists::{BadList, Lists};
 pub use load::{LoadError, builtin, load};
 pub use nearest::did_you_mean;
 pub use rule::{Rule, RuleKind, Severity};
+pub use ruleset::Ruleset;
 pub use schedule::Schedule;
 pub use span::Span;
 
