@@ -20,6 +20,7 @@ mod functions;
 mod migrate;
 mod operating;
 mod query;
+mod reload;
 mod rules;
 mod send;
 mod serve;

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 mod overlay;
 mod sections;
 
-pub use sections::{Detections, Journal, JournalKind, Log, LogFormat, Operating, Store, StoreKind};
+pub use sections::{Journal, JournalKind, Log, LogFormat, Operating, Store, StoreKind};
 
 /// Everything that Vedette can be told, one section for each component.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -26,7 +26,7 @@ pub struct Config {
     /// Where events and findings are kept.
     pub store: Store,
     /// What is looked for.
-    pub detections: Detections,
+    pub detections: vedette_detections::Config,
     /// The engine.
     pub analytics: vedette_analytics::pipeline::Config,
     /// Where `analytics` is asked how it fares.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use datafusion::error::DataFusionError;
 use vedette_detections::{Lists, Rule, RuleKind, Schedule};
 
-use crate::engine::{Engine, Finding, HistoryError, Options, history, reach, report};
+use crate::engine::{Apart, Engine, Finding, HistoryError, Options, history, reach, report};
 use crate::store::Store;
 
 /// A stretch of event time is read at once: so much of it in microseconds, an hour.
@@ -80,7 +80,7 @@ async fn stretches(
         let until = (at + STRETCH).min(to);
         let context = history::session(store, lists, at, until).await?;
         let mut found = Vec::new();
-        engine.read(&context, 0, until, &mut found).await?;
+        engine.read(&context, 0, until, &Apart::default(), &mut found).await?;
         found.extend(engine.pass(until, until).await);
         found.extend(engine.repeats());
         findings.extend(found.into_iter().map(|finding| (finding.alert_id, finding)));

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::{DataFrame, SessionContext};
+use vedette_detections::Lists;
+use vedette_detections::sql::session_with_lists;
 use vedette_schemas::Table;
 
 use crate::store::{Store, StoreError};
@@ -17,9 +19,9 @@ pub enum QueryError {
     Sql(#[from] DataFusionError),
 }
 
-/// A session over the store's tables as they are now.
-pub async fn session(store: Arc<dyn Store>) -> Result<SessionContext, QueryError> {
-    let context = vedette_detections::sql::session_with(|config| config.with_information_schema(true))?;
+/// A session over the store's tables as they are now, with the lists that `in_list` looks into.
+pub async fn session(store: Arc<dyn Store>, lists: Arc<Lists>) -> Result<SessionContext, QueryError> {
+    let context = session_with_lists(lists, |config| config.with_information_schema(true))?;
     for table in Table::ALL {
         context.register_table(table.name(), store.provider(table).await?)?;
     }

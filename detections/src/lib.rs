@@ -1,17 +1,21 @@
 //! What we look for: rules, their loading and lint, and the SQL that they are written in. No I/O beyond reading files.
 
+pub mod config;
 pub mod event;
+mod except;
 pub mod functions;
 pub mod lint;
 pub mod lists;
 pub mod load;
 mod nearest;
+pub mod overlay;
 pub mod rule;
 pub mod ruleset;
 pub mod schedule;
 pub mod span;
 pub mod sql;
 
+pub use config::Config;
 pub use event::{CASE_START, CaseEvent, TestEventError, base_event, case_events, recorded};
 pub use lint::{Problem, columns_selected, lint};
 pub use lists::{BadList, Lists};

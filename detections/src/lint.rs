@@ -6,9 +6,10 @@ use regex::Regex;
 
 use crate::event::case_events;
 use crate::lists::Lists;
-use crate::rule::{Rule, RuleKind};
+use crate::rule::Rule;
 
 mod kind;
+mod never;
 mod sql;
 
 use sql::Form;
@@ -37,17 +38,24 @@ pub fn lint(rule: &Rule, lists: &Arc<Lists>) -> Vec<Problem> {
     messages.into_iter().map(|message| Problem { rule: rule.id.clone(), message }).collect()
 }
 
+/// Why a rule's SQL does not plan, if it doesn't.
+pub(crate) fn unplannable(rule: &Rule, lists: &Arc<Lists>) -> Option<String> {
+    let mut outputs = Vec::new();
+    for (_, text) in rule.selects() {
+        match sql::examine(text, Form::of(rule), lists) {
+            Ok(examined) => outputs.push(examined.selected),
+            Err(reason) => return Some(reason),
+        }
+    }
+    kind::unknown_in_condition(rule, &outputs)
+}
+
 /// Examines each SELECT. Returns the columns that findings have, if all of them plan.
 fn selects(rule: &Rule, lists: &Arc<Lists>, messages: &mut Vec<String>) -> Option<Vec<String>> {
     let mut outputs = Vec::new();
     let mut complete = true;
     for (field, text) in rule.selects() {
-        let form = match rule.kind {
-            RuleKind::Scheduled => Form::Report,
-            RuleKind::Window => Form::Groups,
-            _ => Form::Rows,
-        };
-        match sql::examine(text, form, lists) {
+        match sql::examine(text, Form::of(rule), lists) {
             Ok(examined) => {
                 messages.extend(examined.problems.iter().map(|problem| format!("{field}: {problem}")));
                 kind::columns(rule, &field, &examined.selected, messages);
@@ -59,7 +67,11 @@ fn selects(rule: &Rule, lists: &Arc<Lists>, messages: &mut Vec<String>) -> Optio
             }
         }
     }
-    complete.then(|| kind::output(rule, &outputs))
+    if !complete {
+        return None;
+    }
+    messages.extend(kind::unknown_in_condition(rule, &outputs).map(|reason| format!("where: {reason}")));
+    Some(kind::output(rule, &outputs))
 }
 
 fn identity(rule: &Rule, messages: &mut Vec<String>) {
@@ -218,9 +230,33 @@ tests:
             ("SELECT cluster", "SELECT DISTINCT cluster", "selects rows that meet"),
             ("FROM audit", "FROM role_rules", "rule_index"),
             ("verb = 'get'", "verb = 'get'; SELECT 1", "one statement"),
+            ("verb = 'get'", "verb = 'get' AND 1 > 2", "never be true"),
+            ("verb = 'get'", "verb = 'get' AND verb IN ('list', 'watch')", "never be true"),
+            ("verb = 'get'", "verb = 'get' AND verb IS NULL", "never be true"),
+            ("verb = 'get'", "verb <> 'get' AND verb IS NULL", "never be true"),
+            ("verb = 'get'", "verb = NULL", "never be true"),
+            ("verb = 'get'", "(verb = 'get' AND verb = 'list' OR name = 'x' AND name = 'y')", "never be true"),
+            ("verb = 'get'", "response_code > 400 AND response_code < 300", "never be true"),
+            ("verb = 'get'", "response_code BETWEEN 400 AND 403 AND response_code = 404", "never be true"),
         ] {
             let problems = with(old, new);
             assert!(problems.contains(want), "{new}: {problems:?} has no {want:?}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_true_is_not_refused() {
+        for condition in [
+            "verb IN ('get', 'list') AND verb IN ('list', 'watch')",
+            "verb = 'get' OR verb = 'list'",
+            "(verb = 'get' AND verb = 'list' OR name = 'x')",
+            "verb = 'get' AND name = 'list'",
+            "response_code >= 400 AND response_code <= 400",
+            "response_code > 399 AND response_code < 401 AND response_code IN (100, 400)",
+            "lower(verb) = 'get' AND upper(verb) = 'GET'",
+        ] {
+            let problems = with("verb = 'get'", condition);
+            assert!(!problems.contains("never be true"), "{condition}: {problems}");
         }
     }
 

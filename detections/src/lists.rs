@@ -19,7 +19,7 @@ pub struct BadList {
 }
 
 /// Lists by name.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Lists(BTreeMap<String, Arc<List>>);
 
 impl Lists {
@@ -58,6 +58,8 @@ impl Lists {
 /// One list, sorted by how its entries match.
 #[derive(Debug)]
 pub(crate) struct List {
+    /// As they were given.
+    entries: Vec<String>,
     texts: HashSet<String>,
     /// In order, none overlapping.
     networks: Vec<Network>,
@@ -67,7 +69,7 @@ pub(crate) struct List {
 impl List {
     fn read(entries: Vec<String>) -> Result<Self, String> {
         let (mut texts, mut networks, mut globs) = (HashSet::new(), Vec::new(), Vec::new());
-        for entry in entries {
+        for entry in entries.iter().cloned() {
             if entry.split('/').next().is_some_and(|address| address.parse::<IpAddr>().is_ok()) {
                 networks.push(Network::parse(&entry)?);
             } else if entry.contains(['*', '?']) {
@@ -77,7 +79,7 @@ impl List {
             }
         }
         let globs = RegexSet::new(globs).map_err(|_| "its globs are too many or too long".to_owned())?;
-        Ok(Self { texts, networks: merged(networks), globs })
+        Ok(Self { entries, texts, networks: merged(networks), globs })
     }
 
     pub(crate) fn contains(&self, value: &str) -> bool {
@@ -87,6 +89,12 @@ impl List {
     fn has(&self, point: Point) -> bool {
         let behind = self.networks.partition_point(|network| network.first <= point);
         self.networks[..behind].last().is_some_and(|network| point <= network.last)
+    }
+}
+
+impl PartialEq for List {
+    fn eq(&self, other: &Self) -> bool {
+        self.entries == other.entries
     }
 }
 

@@ -5,6 +5,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
+
+use crate::lists::BadList;
 use crate::pack;
 use crate::rule::Rule;
 
@@ -19,6 +22,13 @@ pub enum LoadError {
     Duplicate { path: PathBuf, id: String, first: PathBuf },
     #[error("{path}: no rule in it: rules are files that end in .yaml")]
     Empty { path: PathBuf },
+    #[error("{path}: {source}")]
+    List { path: PathBuf, source: BadList },
+    /// A file or folder that nothing reads.
+    #[error("{path}: nothing reads it: {reason}")]
+    Stranger { path: PathBuf, reason: String },
+    #[error("detections.{key}: {reason}")]
+    Setting { key: &'static str, reason: String },
 }
 
 /// The rules embedded in the program, sorted by file.
@@ -36,7 +46,7 @@ pub fn load(path: &Path) -> Result<Vec<Rule>, Vec<LoadError>> {
     if path.is_file() {
         files.push(path.to_owned());
     } else {
-        walk(path, &mut files, &mut errors);
+        walk(path, RULES, &mut files, &mut errors);
         files.sort();
     }
     if files.is_empty() && errors.is_empty() {
@@ -45,7 +55,7 @@ pub fn load(path: &Path) -> Result<Vec<Rule>, Vec<LoadError>> {
     let mut rules = Vec::new();
     let mut seen: BTreeMap<String, PathBuf> = BTreeMap::new();
     for file in files {
-        match read(&file) {
+        match rule(&file) {
             Ok(rule) => {
                 if let Some(first) = seen.get(&rule.id) {
                     errors.push(LoadError::Duplicate { path: file, id: rule.id, first: first.clone() });
@@ -60,7 +70,10 @@ pub fn load(path: &Path) -> Result<Vec<Rule>, Vec<LoadError>> {
     if errors.is_empty() { Ok(rules) } else { Err(errors) }
 }
 
-fn walk(folder: &Path, files: &mut Vec<PathBuf>, errors: &mut Vec<LoadError>) {
+/// How the names of rules' files end.
+const RULES: &[&str] = &["yaml", "yml"];
+
+fn walk(folder: &Path, endings: &[&str], files: &mut Vec<PathBuf>, errors: &mut Vec<LoadError>) {
     let failed = |source| LoadError::Read { path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
@@ -74,22 +87,43 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>, errors: &mut Vec<LoadError>) {
                 continue;
             }
         };
+        let name = path.file_name().unwrap_or_default();
+        // A mounted ConfigMap has everything a second time, in folders that begin with dots.
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
         if path.is_dir() {
-            if path.file_name().is_some_and(|name| name != "events") {
-                walk(&path, files, errors);
+            if name != "events" {
+                walk(&path, endings, files, errors);
             }
-        } else if path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") {
+        } else if path.extension().is_some_and(|extension| endings.iter().any(|ending| extension == *ending)) {
             files.push(path);
         }
     }
 }
 
-fn read(path: &Path) -> Result<Rule, LoadError> {
-    let text = fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })?;
-    Ok(Rule { file: Some(path.to_owned()), ..parse(path, &text)? })
+fn rule(path: &Path) -> Result<Rule, LoadError> {
+    Ok(Rule { file: Some(path.to_owned()), ..parse(path, &read(path)?)? })
 }
 
-fn parse(path: &Path, text: &str) -> Result<Rule, LoadError> {
+/// The files below a folder with such endings, sorted, or the one file; none if there is no such folder.
+pub(crate) fn sources(path: &Path, endings: &[&str]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    if path.is_file() {
+        files.push(path.to_owned());
+    } else {
+        walk(path, endings, &mut files, &mut Vec::new());
+    }
+    files.sort();
+    files
+}
+
+pub(crate) fn read(path: &Path) -> Result<String, LoadError> {
+    fs::read_to_string(path).map_err(|source| LoadError::Read { path: path.to_owned(), source })
+}
+
+/// YAML as what it is to be. Errors name line and column.
+pub(crate) fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, LoadError> {
     serde_saphyr::from_str(text).map_err(|error| {
         let (line, column) = error.location().map_or((0, 0), |at| (at.line(), at.column()));
         LoadError::Yaml { path: path.to_owned(), line, column, reason: error.without_snippet().to_string() }

@@ -34,7 +34,7 @@ impl Severity {
 /// Columns that findings understand by name are `cluster`, `event_id`, `event_time`, `received_at`, `user_name`,
 /// `impersonated_user_name`, `source_ip`, `namespace`, `resource`, `subresource`, `name`, `pod`, `node`, `severity` and
 /// `risk_score`; every column selected goes into the finding's details, and can stand in the summary as `{column}`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// Equal to the file's name without `.yaml`.
@@ -140,7 +140,7 @@ impl RuleKind {
 }
 
 /// A step of a sequence.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Step {
     /// By which the other steps' conditions and the findings' columns know it.
@@ -175,7 +175,7 @@ impl Rule {
 }
 
 /// A case: events in, expected rows out.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleTest {
     pub name: String,
@@ -190,7 +190,7 @@ pub struct RuleTest {
 }
 
 /// An event of a case: a recorded event, with some of its fields set anew.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TestEvent {
     /// Name of a base event: a file in the events folder, without `.json`.

@@ -13,7 +13,7 @@ use vedette_analytics::engine::Finding;
 use vedette_detections::{Rule, Span, did_you_mean};
 
 use super::{Common, components, print_all, printable};
-use crate::config::{Config, ConfigError};
+use crate::config::ConfigError;
 
 const AFTER: &str =
     "Runs over the events in the store, lake or ClickHouse, with the engine that runs on the stream: the findings
@@ -50,7 +50,8 @@ impl Backtest {
     pub async fn run(self) -> anyhow::Result<()> {
         let config = self.common.load()?;
         super::start_log(&config)?;
-        let rules = chosen(&config, &self.rules)?;
+        let configured = components::ruleset(&config)?;
+        let rules = chosen(&configured.rules, &self.rules)?;
         let to = self.to.unwrap_or_else(|| Utc::now().timestamp_micros());
         if to <= self.from {
             return Err(ConfigError::Flag("--to: is not after --from".into()).into());
@@ -61,7 +62,7 @@ impl Backtest {
             let bar = ProgressBar::new(1_000).with_message(id.clone());
             bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent}% {elapsed}")?);
             let progress = |done: f64| bar.set_position((done * 1_000.0) as u64);
-            let outcome = backtest(&store, &Default::default(), rule, (self.from, to), progress).await;
+            let outcome = backtest(&store, &configured.lists, rule, (self.from, to), progress).await;
             bar.finish_and_clear();
             let outcome = outcome.with_context(|| format!("rule {id}"))?;
             let text = if self.json { lines(&outcome.findings)? } else { report(&outcome, to - self.from, self.show) };
@@ -72,8 +73,7 @@ impl Backtest {
 }
 
 /// The rules that are named: by id, by file or by folder.
-fn chosen(config: &Config, names: &[String]) -> anyhow::Result<Vec<Rule>> {
-    let configured = components::rules(config)?;
+fn chosen(configured: &[Rule], names: &[String]) -> anyhow::Result<Vec<Rule>> {
     let mut rules = Vec::new();
     for name in names {
         if let Some(rule) = configured.iter().find(|rule| rule.id == *name) {

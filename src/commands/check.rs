@@ -3,26 +3,32 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::bail;
 use clap::Args;
 use serde_json::{Map, Value};
 use vedette_analytics::engine::check::{self, CaseOutcome};
-use vedette_detections::Rule;
+use vedette_detections::{Lists, LoadError, Rule, Ruleset};
 
-use super::{ExitReason, print_all, printable};
+use super::{Common, ExitReason, print_all, printable};
 
 const AFTER: &str = "Exit codes: 0 every rule is well, 1 failure, 2 bad usage, 3 a rule can't be read, fails its lint, or fails a case.";
 
 #[derive(Args)]
 #[command(after_help = AFTER)]
 pub struct Check {
-    /// Rule files, or folders of them [default: the rules that come with Vedette]
+    /// Rule files, or folders of them [default: all that is configured: built-in rules, detections.paths and the overlay]
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// An overlay folder, as detections.overlay names it
+    #[arg(long, value_name = "DIR")]
+    overlay: Option<PathBuf>,
     /// Names every rule and case, not only those that fail
     #[arg(long, short)]
     verbose: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// What was looked at, and what is wrong with it.
@@ -36,10 +42,12 @@ struct Tally {
 impl Check {
     pub async fn run(self) -> anyhow::Result<()> {
         let mut tally = Tally::default();
-        let rules = self.load(&mut tally)?;
-        for rule in &rules {
+        let set = self.load(&mut tally)?;
+        let notes: String = set.notes.iter().map(|note| format!("note: {note}\n")).collect();
+        print_all(&printable(&notes))?;
+        for rule in &set.rules {
             tally.rules += 1;
-            let text = report(rule, self.verbose, &mut tally).await;
+            let text = report(rule, &set.lists, self.verbose, &mut tally).await;
             print_all(&printable(&text))?;
         }
         print_all(&format!("{} rules, {} cases, {} problems\n", tally.rules, tally.cases, tally.problems))?;
@@ -49,34 +57,44 @@ impl Check {
         Ok(())
     }
 
-    /// The rules that can be read; those that can't are problems.
-    fn load(&self, tally: &mut Tally) -> anyhow::Result<Vec<Rule>> {
+    /// The rules that can be read; what can't be are problems.
+    fn load(&self, tally: &mut Tally) -> anyhow::Result<Ruleset> {
+        let mut detections = self.common.clone().load()?.detections;
+        detections.overlay = self.overlay.clone().or(detections.overlay);
+        let mut tell = |errors: Vec<LoadError>| {
+            tally.problems += errors.len();
+            let text: String = errors.iter().map(|error| format!("{error}\n")).collect();
+            print_all(&printable(&text))
+        };
         if self.paths.is_empty() {
-            return Ok(vedette_detections::builtin()?);
+            return match detections.load() {
+                Ok(set) => Ok(set),
+                Err(errors) => tell(errors).map(|()| Ruleset::default()),
+            };
         }
-        let mut rules = Vec::new();
+        let mut set = Ruleset::default();
+        match detections.lists() {
+            Ok(lists) => set.lists = lists,
+            Err(errors) => tell(errors)?,
+        }
         for path in &self.paths {
             match vedette_detections::load(path) {
-                Ok(loaded) => rules.extend(loaded),
-                Err(errors) => {
-                    tally.problems += errors.len();
-                    let text: String = errors.iter().map(|error| format!("{error}\n")).collect();
-                    print_all(&printable(&text))?;
-                }
+                Ok(loaded) => set.rules.extend(loaded),
+                Err(errors) => tell(errors)?,
             }
         }
-        Ok(rules)
+        Ok(set)
     }
 }
 
 /// A rule's problems in words; empty if it is well and `verbose` is off.
-async fn report(rule: &Rule, verbose: bool, tally: &mut Tally) -> String {
+async fn report(rule: &Rule, lists: &Arc<Lists>, verbose: bool, tally: &mut Tally) -> String {
     let mut text = String::new();
-    for problem in vedette_detections::lint(rule, &Default::default()) {
+    for problem in vedette_detections::lint(rule, lists) {
         tally.problems += 1;
         let _ = writeln!(text, "{}: {}", rule.id, problem.message);
     }
-    let outcomes = match check::run(rule).await {
+    let outcomes = match check::run(rule, lists).await {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tally.problems += 1;

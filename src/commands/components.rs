@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+use vedette_analytics::engine::{Engine, Options};
 use vedette_analytics::store::Store;
-use vedette_detections::Rule;
+use vedette_detections::Ruleset;
 use vedette_journal::Journal;
 
-use super::ExitReason;
-use crate::config::{Config, JournalKind, StoreKind};
+use crate::config::{Config, ConfigError, JournalKind, StoreKind};
 
 /// The journal, opened or connected to.
 pub async fn journal(config: &Config) -> anyhow::Result<Arc<dyn Journal>> {
@@ -34,32 +34,18 @@ pub async fn store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
     })
 }
 
-/// The rules to run: the built-in ones, those of the configured paths, without the disabled.
-pub fn rules(config: &Config) -> anyhow::Result<Vec<Rule>> {
-    let detections = &config.detections;
-    let mut rules = if detections.builtin { vedette_detections::builtin()? } else { Vec::new() };
-    for path in &detections.paths {
-        match vedette_detections::load(path) {
-            Ok(loaded) => rules.extend(loaded),
-            Err(errors) => {
-                let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
-                bail!(anyhow::Error::new(ExitReason::Usage).context(format!("detections.paths: {}", lines.join("; "))));
-            }
-        }
-    }
-    for id in &detections.disabled {
-        if !rules.iter().any(|rule| &rule.id == id) {
-            bail!(anyhow::Error::new(ExitReason::Usage).context(format!("detections.disabled: there is no rule {id}")));
-        }
-    }
-    rules.retain(|rule| !detections.disabled.contains(&rule.id));
-    let mut ids: Vec<_> = rules.iter().map(|rule| rule.id.as_str()).collect();
-    ids.sort_unstable();
-    if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
-        bail!(
-            anyhow::Error::new(ExitReason::Usage)
-                .context(format!("detections.paths: rule {} is there twice", twice[0]))
-        );
-    }
-    Ok(rules)
+/// An engine over the rules, planned as a service does it.
+pub async fn engine(set: &Ruleset) -> Result<Engine, ConfigError> {
+    let options = Options { lists: set.lists.clone(), ..Options::default() };
+    Engine::with(set.rules.clone(), options).await.map_err(|error| ConfigError::Flag(format!("detections: {error}")))
+}
+
+/// The rules to run and their lists. Expired exceptions and the like are logged.
+pub fn ruleset(config: &Config) -> Result<Ruleset, ConfigError> {
+    let set = config.detections.load().map_err(|errors| {
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        ConfigError::Flag(lines.join("\n"))
+    })?;
+    set.notes.iter().for_each(|note| tracing::warn!("{note}"));
+    Ok(set)
 }

@@ -9,9 +9,10 @@ use anyhow::Context;
 use arrow::datatypes::Schema;
 use clap::{Args, ValueEnum};
 use vedette_analytics::store::Store;
+use vedette_detections::Lists;
 
 use super::{Common, components};
-use crate::config::{ConfigError, StoreKind};
+use crate::config::{Config, ConfigError, StoreKind};
 
 mod format;
 mod prompt;
@@ -89,15 +90,32 @@ impl Query {
             anyhow::bail!("{}: no lake is there; --data names the folder of `vedette serve`", lake.url);
         }
         let store = components::store(&config).await?;
+        let source = Source { store, lists: lists(&config) };
         match self.sql {
-            Some(sql) => in_time(limit, run_one(store, &sql, &output)).await,
-            None if std::io::stdin().is_terminal() => prompt::run(store, output, limit).await,
+            Some(sql) => in_time(limit, run_one(&source, &sql, &output)).await,
+            None if std::io::stdin().is_terminal() => prompt::run(source, output, limit).await,
             None => {
                 let script = std::io::read_to_string(std::io::stdin()).context("can't read standard input")?;
-                prompt::run_script(store, output, limit, &script).await
+                prompt::run_script(source, output, limit, &script).await
             }
         }
     }
+}
+
+/// What statements are answered from.
+#[derive(Clone)]
+struct Source {
+    store: Arc<dyn Store>,
+    lists: Arc<Lists>,
+}
+
+/// The overlay's lists. Whoever looks into an incident is not kept from it by a list that can't be read.
+fn lists(config: &Config) -> Arc<Lists> {
+    let lists = config.detections.lists();
+    lists.unwrap_or_else(|errors| {
+        errors.iter().for_each(|error| tracing::warn!("there are no lists: {error}"));
+        Arc::default()
+    })
 }
 
 async fn in_time<T>(limit: Duration, statement: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -106,9 +124,10 @@ async fn in_time<T>(limit: Duration, statement: impl Future<Output = anyhow::Res
 }
 
 /// Runs one statement and writes its rows.
-async fn run_one(store: Arc<dyn Store>, sql: &str, output: &Output) -> anyhow::Result<()> {
+async fn run_one(source: &Source, sql: &str, output: &Output) -> anyhow::Result<()> {
     // A session for each statement: a table's provider is the table as of now.
-    let session = vedette_analytics::query::session(store).await.context("can't open the store")?;
+    let Source { store, lists } = source.clone();
+    let session = vedette_analytics::query::session(store, lists).await.context("can't open the store")?;
     let frame = vedette_analytics::query::plan(&session, sql).await?;
     let schema = Arc::new(frame.schema().as_arrow().clone());
     output.write(schema, frame.execute_stream().await?).await

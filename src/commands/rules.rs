@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use vedette_analytics::engine::{Engine, Tables};
 use vedette_benches::Generator;
@@ -14,6 +15,9 @@ use crate::config::ConfigError;
 /// Events that a rule's cost is measured on, and their batches.
 const EVENTS: usize = 32_768;
 const BATCH: usize = 8_192;
+
+/// What becomes of a service while its files are wrong.
+const KEPT: &str = "these rules can't be used; a service that runs keeps the last that could";
 
 #[derive(Args)]
 pub struct Rules {
@@ -36,10 +40,12 @@ impl Rules {
     pub async fn run(self) -> anyhow::Result<()> {
         let config = self.common.load()?;
         super::start_log(&config)?;
-        let rules = components::rules(&config)?;
+        let set = components::ruleset(&config).context(KEPT)?;
+        // What can be read may not plan.
+        let engine = components::engine(&set).await.context(KEPT)?;
         match self.verb {
-            None => print_all(&list(&rules)),
-            Some(Verb::Explain { id }) => print_all(&explain(rules, &id).await?),
+            None => print_all(&list(&set.rules)),
+            Some(Verb::Explain { id }) => print_all(&explain(&set.rules, engine, &id).await?),
         }
     }
 }
@@ -54,12 +60,11 @@ fn list(rules: &[Rule]) -> String {
     text
 }
 
-async fn explain(rules: Vec<Rule>, id: &str) -> anyhow::Result<String> {
+async fn explain(rules: &[Rule], mut engine: Engine, id: &str) -> anyhow::Result<String> {
     let Some(rule) = rules.iter().find(|rule| rule.id == id).cloned() else {
         let hint = did_you_mean(id, rules.iter().map(|rule| rule.id.as_str()));
         return Err(ConfigError::Flag(format!("there is no rule {id}{hint}")).into());
     };
-    let mut engine = Engine::new(rules).await?;
     let mut text = format!("{} ({}): {}\n", rule.id, rule.kind.name(), rule.title);
     for line in engine.explain(id) {
         let _ = writeln!(text, "{line}");

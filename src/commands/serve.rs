@@ -19,7 +19,7 @@ use vedette_ingest::Ingest as Receivers;
 use vedette_journal::Journal;
 
 use super::operating::{self, Operating};
-use super::{Common, ExitReason, components};
+use super::{Common, ExitReason, components, reload};
 use crate::config::{Config, ConfigError, Flag, JournalKind};
 
 /// How long the engine may take to store and commit what it holds after the receivers have drained.
@@ -167,9 +167,7 @@ async fn receive(receivers: Receivers, extra: Router, shutdown: CancellationToke
 /// A rule that can't be planned is the configuration's fault.
 fn unusable_rule(error: PipelineError) -> anyhow::Error {
     match error {
-        PipelineError::Engine(error) => {
-            anyhow::Error::new(ExitReason::Usage).context(format!("detections.paths: {error}"))
-        }
+        PipelineError::Engine(error) => anyhow::Error::new(ExitReason::Usage).context(format!("detections: {error}")),
         error => error.into(),
     }
 }
@@ -189,10 +187,12 @@ impl Engine {
         on_finding: Option<UnboundedSender<Finding>>,
     ) -> anyhow::Result<Self> {
         store.migrate().await.context("can't migrate the store")?;
-        let rules = components::rules(config)?;
+        let rules = Arc::new(components::ruleset(config)?);
         let (journal, shared) = (Arc::clone(journal), Arc::clone(store));
-        let pipeline = Pipeline::new(config.analytics.clone(), journal, shared, rules).await.map_err(unusable_rule)?;
         let stop = CancellationToken::new();
+        let reloads = reload::watch(&config.detections, rules.clone(), stop.clone());
+        let pipeline = Pipeline::new(config.analytics.clone(), journal, shared, rules).await.map_err(unusable_rule)?;
+        let pipeline = pipeline.following(reloads);
         let token = stop.clone();
         let pipeline = tokio::spawn(async move { pipeline.run(token, on_finding).await.context("the engine stopped") });
         Ok(Self { pipeline, maintenance: tokio::spawn(maintain(Arc::clone(store), stop.clone())), stop })

@@ -1,7 +1,6 @@
 //! The sections that belong to the whole program, not to one component.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,24 +38,6 @@ pub enum StoreKind {
     #[default]
     Lake,
     Clickhouse,
-}
-
-/// Which rules run.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Detections {
-    /// Whether the rules that come with Vedette run.
-    pub builtin: bool,
-    /// Rule files and folders of them, beside the built-in ones.
-    pub paths: Vec<PathBuf>,
-    /// Ids of rules that don't run.
-    pub disabled: Vec<String>,
-}
-
-impl Default for Detections {
-    fn default() -> Self {
-        Self { builtin: true, paths: Vec::new(), disabled: Vec::new() }
-    }
 }
 
 /// `/livez`, `/readyz` and `/metrics` of `vedette analytics`; the other verbs serve them beside the receivers.

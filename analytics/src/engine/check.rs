@@ -7,11 +7,11 @@ use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use serde_json::{Map, Value};
 use vedette_detections::rule::RuleTest;
-use vedette_detections::sql::session;
-use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, Schedule, Span, builtin, case_events};
+use vedette_detections::sql::session_with_lists;
+use vedette_detections::{CASE_START, CaseEvent, Lists, Rule, RuleKind, Schedule, Span, builtin, case_events};
 use vedette_schemas::{AuditDecoder, FalcoDecoder, Table, derive};
 
-use super::{Engine, EngineError, Finding, Tables};
+use super::{Engine, EngineError, Finding, Options, Tables};
 
 /// How a case ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,21 +31,22 @@ impl CaseOutcome {
     }
 }
 
-/// Runs every case of a rule.
-pub async fn run(rule: &Rule) -> Result<Vec<CaseOutcome>, EngineError> {
+/// Runs every case of a rule, whose SQL may name these lists.
+pub async fn run(rule: &Rule, lists: &Arc<Lists>) -> Result<Vec<CaseOutcome>, EngineError> {
     let mut outcomes = Vec::with_capacity(rule.tests.len());
     for test in &rule.tests {
         // A new engine a case: a rule that failed in one is live again in the next.
-        let mut engine = Engine::new(vec![rule.clone()]).await?;
-        outcomes.push(case(&mut engine, rule, test).await);
+        let options = Options { lists: lists.clone(), ..Options::default() };
+        let mut engine = Engine::with(vec![rule.clone()], options).await?;
+        outcomes.push(case(&mut engine, rule, lists, test).await);
     }
     Ok(outcomes)
 }
 
-async fn case(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> CaseOutcome {
+async fn case(engine: &mut Engine, rule: &Rule, lists: &Arc<Lists>, test: &RuleTest) -> CaseOutcome {
     let mut outcome =
         CaseOutcome { case: test.name.clone(), expected: test.expect.clone(), found: Vec::new(), error: None };
-    let findings = match findings(engine, rule, test).await {
+    let findings = match findings(engine, rule, lists, test).await {
         Ok(findings) => findings,
         Err(error) => return CaseOutcome { error: Some(error), ..outcome },
     };
@@ -65,13 +66,18 @@ async fn case(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> CaseOutcome 
 }
 
 /// What a case's events raise, and the end of its time.
-async fn findings(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> Result<Vec<Finding>, String> {
+async fn findings(
+    engine: &mut Engine,
+    rule: &Rule,
+    lists: &Arc<Lists>,
+    test: &RuleTest,
+) -> Result<Vec<Finding>, String> {
     let events = case_events(test, rule).map_err(|error| error.to_string())?;
     let last = events.iter().filter_map(|event| event.at).max().unwrap_or(CASE_START);
     let tables = decode(&events)?;
     if rule.kind == RuleKind::Scheduled {
         let end = CASE_START + test.until.map_or(DAY, Span::micros);
-        return scheduled(rule, tables, end).await;
+        return scheduled(rule, lists, tables, end).await;
     }
     let mut findings = engine.evaluate(&tables, last).await;
     let end = test.until.map_or(last, |until| CASE_START + until.micros());
@@ -81,7 +87,7 @@ async fn findings(engine: &mut Engine, rule: &Rule, test: &RuleTest) -> Result<V
 
 /// A scheduled rule over a case's events, run whenever it is due before the case ends, or within a day. Its alerts are those
 /// that the pack's other rules raise.
-async fn scheduled(rule: &Rule, mut tables: Tables, end: i64) -> Result<Vec<Finding>, String> {
+async fn scheduled(rule: &Rule, lists: &Arc<Lists>, mut tables: Tables, end: i64) -> Result<Vec<Finding>, String> {
     let schedule: Schedule = rule.schedule.as_deref().unwrap_or_default().parse()?;
     if rule.sql.contains("alerts") {
         let pack = builtin().map_err(|error| error.to_string())?;
@@ -93,13 +99,19 @@ async fn scheduled(rule: &Rule, mut tables: Tables, end: i64) -> Result<Vec<Find
     }
     let mut findings = Vec::new();
     for (start, end) in schedule.periods(CASE_START, end) {
-        findings.extend(run_once(rule, &tables, start, end).await.map_err(|error| error.to_string())?);
+        findings.extend(run_once(rule, lists, &tables, start, end).await.map_err(|error| error.to_string())?);
     }
     Ok(findings)
 }
 
-async fn run_once(rule: &Rule, tables: &Tables, start: i64, end: i64) -> Result<Vec<Finding>, DataFusionError> {
-    let context = session()?;
+async fn run_once(
+    rule: &Rule,
+    lists: &Arc<Lists>,
+    tables: &Tables,
+    start: i64,
+    end: i64,
+) -> Result<Vec<Finding>, DataFusionError> {
+    let context = session_with_lists(lists.clone(), |config| config.with_target_partitions(1))?;
     for table in Table::ALL {
         let empty = || RecordBatch::new_empty(table.schema());
         let rows = tables.get(&table).cloned().unwrap_or_else(empty);

@@ -79,6 +79,17 @@ impl Clock {
         }
     }
 
+    /// Time has come as far as another clock says, too.
+    pub fn unite(&mut self, other: &Clock) {
+        for (cluster, come) in &other.clusters {
+            self.reach(cluster, come.newest, come.received);
+            if let Some(own) = self.clusters.get_mut(cluster) {
+                own.told = own.told.max(come.told);
+            }
+        }
+        self.pass(other.floor);
+    }
+
     /// Nothing older than this is on its way from any cluster.
     pub fn pass(&mut self, time: i64) {
         self.floor = self.floor.max(time);

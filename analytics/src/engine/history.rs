@@ -1,11 +1,12 @@
 //! What the engine knows from the store: rules that keep rows take them from there, as if they had run all along.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::AsArray;
-use arrow::compute::cast;
+use arrow::array::{AsArray, BooleanArray};
+use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::functions::datetime::expr_fn::date_trunc;
@@ -50,6 +51,39 @@ fn time(micros: i64) -> Expr {
     lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())))
 }
 
+/// Events that the engine is given besides, while it learns: it must not read them from the store as well.
+#[derive(Clone, Debug, Default)]
+pub struct Apart(Arc<Mutex<HashSet<EventId>>>);
+
+impl Apart {
+    /// Adds the events of a batch, before they can come to be stored.
+    pub fn add(&self, batch: &RecordBatch) {
+        self.ids().extend(event_ids(batch).flatten());
+    }
+
+    fn without(&self, batch: RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+        let ids = self.ids();
+        if ids.is_empty() {
+            return Ok(batch);
+        }
+        let keep: Vec<bool> = event_ids(&batch).map(|id| !id.is_some_and(|id| ids.contains(&id))).collect();
+        // Rows without events of their own are not among them.
+        if keep.is_empty() { Ok(batch) } else { filter_record_batch(&batch, &BooleanArray::from(keep)) }
+    }
+
+    fn ids(&self) -> MutexGuard<'_, HashSet<EventId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The events of a batch's rows; nothing if it does not name them.
+fn event_ids(batch: &RecordBatch) -> impl Iterator<Item = Option<EventId>> {
+    // Where rows are aggregated, the event's own columns go beside those of the rule.
+    let column = batch.column_by_name("__event_id").or_else(|| batch.column_by_name("event_id"));
+    let ids = column.and_then(|column| column.as_string_view_opt());
+    ids.into_iter().flat_map(|ids| ids.iter().map(|id| id.and_then(EventId::parse)))
+}
+
 /// How long a cluster may have been silent and still be known, in microseconds.
 const KNOWN: i64 = 2 * DAY;
 
@@ -60,6 +94,11 @@ impl Engine {
     /// the way, most or all of which was found before. Reads the rows that pass the rules' filters, as far back as each
     /// rule looks.
     pub async fn learn(&mut self, store: &Arc<dyn Store>, now: i64) -> Result<Vec<Finding>> {
+        self.learn_apart(store, now, &Apart::default()).await
+    }
+
+    /// The same, of all events but those that are evaluated besides.
+    pub async fn learn_apart(&mut self, store: &Arc<dyn Store>, now: i64, apart: &Apart) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         self.batches += 1;
         if !self.rules.iter().any(|live| plan::reach(&live.rule).is_some()) {
@@ -72,7 +111,7 @@ impl Engine {
             let Some(reach) = plan::reach(&self.rules[rule].rule) else { continue };
             self.remember_terms(store, rule, base.saturating_sub(reach)).await?;
             let context = session(store, &self.options.lists, base.saturating_sub(reach), i64::MAX).await?;
-            self.read(&context, rule, now, &mut findings).await?;
+            self.read(&context, rule, now, apart, &mut findings).await?;
         }
         for (cluster, (time, received)) in newest {
             self.clock.reach(&cluster, time.min(received), received);
@@ -115,6 +154,7 @@ impl Engine {
         context: &SessionContext,
         rule: usize,
         now: i64,
+        apart: &Apart,
         findings: &mut Vec<Finding>,
     ) -> Result<()> {
         for (number, frame) in plan::over(context, &self.rules[rule].rule).await?.into_iter().enumerate() {
@@ -132,6 +172,7 @@ impl Engine {
                 let columns = columns.map(|(column, field)| Ok(cast(column, field.data_type())?));
                 let columns = columns.collect::<std::result::Result<_, DataFusionError>>()?;
                 let batch = RecordBatch::try_new(schema.clone(), columns).map_err(DataFusionError::from)?;
+                let batch = apart.without(batch).map_err(DataFusionError::from)?;
                 let live = &mut self.rules[rule];
                 if let Err(error) = live.take(number, Ok(vec![batch]), now, &mut self.open, findings) {
                     findings.push(live.fail(&error, now));

@@ -29,7 +29,7 @@ use clock::Clock;
 use conditions::{Conditions, Rows};
 use finding::Subject;
 pub use finding::{Finding, json_rows};
-pub use history::HistoryError;
+pub use history::{Apart, HistoryError};
 use input::Input;
 use open::Open;
 pub use plan::reach;
@@ -183,6 +183,27 @@ impl Engine {
             shortened_at: i64::MIN,
         });
         Ok(())
+    }
+
+    /// The ids of its rules.
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|live| live.rule.id.as_str())
+    }
+
+    /// Takes over, from an engine that has run the same rules, what they keep and have cost, and how far time has come.
+    pub fn inherit(&mut self, from: &mut Engine, rules: impl Fn(&str) -> bool) {
+        let places = from.rules.iter().enumerate().map(|(place, live)| (live.rule.id.clone(), place));
+        let places: BTreeMap<String, usize> = places.collect();
+        for live in self.rules.iter_mut().filter(|live| rules(&live.rule.id)) {
+            let Some(old) = places.get(&live.rule.id).and_then(|place| from.rules.get_mut(*place)) else { continue };
+            std::mem::swap(&mut live.state, &mut old.state);
+            std::mem::swap(&mut live.spent, &mut old.spent);
+            live.failed = old.failed;
+            live.shortened_at = old.shortened_at;
+        }
+        self.open.unite(std::mem::take(&mut from.open), rules);
+        self.clock.unite(&from.clock);
+        self.batches += from.batches;
     }
 
     /// Whether it has seen nothing yet.

@@ -64,6 +64,11 @@ impl Open {
         self.findings.retain(|_, one| one.changed || one.ends > watermark);
     }
 
+    /// Takes over the open findings of some rules.
+    pub fn unite(&mut self, other: Open, rules: impl Fn(&str) -> bool) {
+        self.findings.extend(other.findings.into_iter().filter(|(_, one)| rules(&one.finding.rule_id)));
+    }
+
     pub fn len(&self) -> usize {
         self.findings.len()
     }

@@ -11,6 +11,7 @@ use vedette_schemas::Table;
 
 use super::decode::Fresh;
 use super::{Config, Counts, PipelineError};
+use crate::engine::Tables;
 use crate::store::{Store, Write};
 
 /// The order in which tables are stored. Events come last: an event that the store holds counts as dealt with, so what
@@ -54,6 +55,12 @@ impl Pending {
         for (cluster, events) in fresh.counts {
             *self.counts.entry(cluster).or_default() += events;
         }
+    }
+
+    /// The events and derived rows that wait.
+    pub fn tables(&self) -> impl Iterator<Item = Tables> {
+        let batches = self.batches.iter().filter(|(table, _)| **table != Table::Alerts);
+        batches.flat_map(|(table, batches)| batches.iter().map(|batch| Tables::from([(*table, batch.clone())])))
     }
 
     pub fn is_empty(&self) -> bool {

@@ -4,6 +4,8 @@ mod alerts;
 mod config;
 mod decode;
 mod flush;
+mod reload;
+mod rules;
 mod seen;
 
 use std::collections::BTreeMap;
@@ -12,17 +14,20 @@ use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use vedette_detections::Rule;
+use vedette_detections::Ruleset;
 use vedette_journal::{Consumer, Delivered, Journal, JournalError, Polled, Positions, Record, Source, Topic};
 use vedette_schemas::{EventId, Table};
 
-use crate::engine::{Engine, EngineError, Finding, HistoryError};
+use crate::engine::{Engine, EngineError, Finding};
 use crate::store::{Store, StoreError};
 pub use alerts::{batch, rows};
 pub use config::Config;
 use decode::Fresh;
 use flush::{Flush, Pending};
+use reload::Reload;
+pub use reload::Reloads;
 use seen::{Ahead, Seen};
 
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +47,10 @@ pub struct Pipeline {
     config: Config,
     journal: Arc<dyn Journal>,
     store: Arc<dyn Store>,
-    rules: Vec<Rule>,
+    /// The rules that run, for whoever else wants to know.
+    live: watch::Sender<Arc<Ruleset>>,
+    reloads: Option<Reloads>,
+    reload: Option<Reload>,
     engine: Engine,
     /// Whether the engine knows what the store holds of what rules look back on.
     learned: bool,
@@ -67,9 +75,9 @@ impl Pipeline {
         config: Config,
         journal: Arc<dyn Journal>,
         store: Arc<dyn Store>,
-        rules: Vec<Rule>,
+        set: Arc<Ruleset>,
     ) -> Result<Self, PipelineError> {
-        let engine = Engine::with(rules.clone(), config.engine()).await?;
+        let engine = rules::planned(&config, &set).await?;
         let events = Seen::new(config.seen_events);
         let alerts = Seen::new(config.seen_alerts);
         let pending = Pending::new(journal.id());
@@ -77,7 +85,9 @@ impl Pipeline {
             config,
             journal,
             store,
-            rules,
+            live: watch::Sender::new(set),
+            reloads: None,
+            reload: None,
             engine,
             learned: false,
             passed: Instant::now(),
@@ -90,6 +100,17 @@ impl Pipeline {
             uncommitted: Positions::new(),
             on_finding: None,
         })
+    }
+
+    /// Takes new rules from there while it runs.
+    pub fn following(mut self, reloads: Reloads) -> Self {
+        self.reloads = Some(reloads);
+        self
+    }
+
+    /// The rules that run.
+    pub fn live(&self) -> watch::Receiver<Arc<Ruleset>> {
+        self.live.subscribe()
     }
 
     /// Runs until the token is cancelled, then reads on for a while, and stores and commits what it holds. `on_finding` sees
@@ -137,6 +158,7 @@ impl Pipeline {
             Polled::Records(records) => self.take(records).await?,
             Polled::Assigned(_) => {
                 self.learned = false;
+                self.postpone_reload();
                 self.known_since = i64::MAX;
                 self.uncommitted.clear();
             }
@@ -152,6 +174,7 @@ impl Pipeline {
             Polled::Idle => self.pass(i64::MAX).await?,
         }
         self.turn(consumer).await?;
+        self.renew().await?;
         Ok(!idle)
     }
 
@@ -165,6 +188,9 @@ impl Pipeline {
         self.bury(std::mem::take(&mut decoded.dead)).await?;
         let fresh = decoded.only_fresh(&mut self.events, &self.ahead)?;
         let now = chrono::Utc::now().timestamp_micros();
+        if let Some(reload) = &self.reload {
+            reload.feed(&fresh.tables);
+        }
         let mut findings = self.engine.evaluate(&fresh.tables, now).await;
         findings.retain(|finding| self.alerts.insert(finding.alert_id));
         for (cluster, events) in &fresh.counts {
@@ -207,47 +233,6 @@ impl Pipeline {
         let alerts = self.publish(&repeats).await?;
         self.pending.add(Fresh::default(), Some(alerts));
         Ok(())
-    }
-
-    /// Learns from the store what rules look back on: after a start, and when partitions came from another process.
-    async fn learn(&mut self) -> Result<(), PipelineError> {
-        if self.learned {
-            return Ok(());
-        }
-        let mut wait = Duration::from_millis(200);
-        let started = Instant::now();
-        let findings = loop {
-            if !self.engine.is_new() {
-                self.engine = Engine::with(self.rules.clone(), self.config.engine()).await?;
-            }
-            match self.learned_from_store(chrono::Utc::now().timestamp_micros()).await {
-                Ok(findings) => break findings,
-                Err(error) => {
-                    tracing::error!(%error, "store does not say what rules look back on; trying again");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(30));
-                }
-            }
-        };
-        self.learned = true;
-        tracing::info!(seconds = started.elapsed().as_secs_f64(), "rules know what they look back on");
-        // What was found before a stop is known by its id.
-        let oldest = findings.iter().map(|finding| finding.received_at).min();
-        if let Some(oldest) = oldest {
-            let known = recent_ids(self.store.as_ref(), Table::Alerts, oldest, self.alerts.capacity()).await;
-            for id in known {
-                self.alerts.insert(id);
-            }
-        }
-        self.tell(findings).await
-    }
-
-    async fn learned_from_store(&mut self, now: i64) -> Result<Vec<Finding>, HistoryError> {
-        let findings = self.engine.learn(&self.store, now).await?;
-        if let Some(oldest) = findings.iter().map(|finding| finding.received_at).min() {
-            self.engine.adopt(&self.store, oldest).await?;
-        }
-        Ok(findings)
     }
 
     async fn raise(&mut self, findings: Vec<Finding>) -> Result<Option<RecordBatch>, PipelineError> {
@@ -359,6 +344,7 @@ impl Pipeline {
         self.alerts = Seen::new(self.config.seen_alerts);
         self.ahead = Ahead::new();
         self.learned = false;
+        self.postpone_reload();
         self.known_since = i64::MAX;
     }
 

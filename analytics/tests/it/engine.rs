@@ -79,7 +79,7 @@ async fn every_rule_of_the_pack_is_well() {
     for rule in &rules {
         let problems = lint(rule, &Arc::default());
         assert!(problems.is_empty(), "{}: {problems:?}", rule.id);
-        let outcomes = check::run(rule).await.unwrap();
+        let outcomes = check::run(rule, &Arc::default()).await.unwrap();
         assert!(outcomes.iter().any(|outcome| !outcome.expected.is_empty()), "{}: no firing case", rule.id);
         assert!(outcomes.iter().any(|outcome| outcome.expected.is_empty()), "{}: no quiet case", rule.id);
         for outcome in outcomes {

@@ -22,7 +22,7 @@ async fn the_packs_rules_of_every_kind_are_well() {
     let mut kinds = BTreeSet::new();
     for rule in stateful() {
         kinds.insert(rule.kind.name());
-        for outcome in check::run(&rule).await.unwrap() {
+        for outcome in check::run(&rule, &Arc::default()).await.unwrap() {
             assert!(outcome.passed(), "{}: {outcome:#?}", rule.id);
         }
     }

@@ -14,7 +14,7 @@ use vedette_analytics::pipeline::{Config, Pipeline, PipelineError};
 use vedette_analytics::query;
 use vedette_analytics::store::{Store, StoreError, Write, lake};
 use vedette_benches::Generator;
-use vedette_detections::{Rule, builtin};
+use vedette_detections::{Rule, Ruleset, builtin};
 use vedette_journal::{Consumer, Journal, JournalError, Limits, Polled, Positions, Record, Source, Topic, embedded};
 use vedette_schemas::{EventId, Table, rebuild_audit};
 
@@ -41,6 +41,10 @@ fn generated(seed: u64, count: usize) -> Vec<Record> {
     (0..count).map(event).collect()
 }
 
+fn set(rules: Vec<Rule>) -> Arc<Ruleset> {
+    Arc::new(Ruleset { rules, ..Ruleset::default() })
+}
+
 /// A pipeline at work.
 struct Running {
     shutdown: CancellationToken,
@@ -49,7 +53,7 @@ struct Running {
 
 impl Running {
     async fn start(config: Config, journal: &Arc<dyn Journal>, store: &Arc<dyn Store>, rules: Vec<Rule>) -> Self {
-        let pipeline = Pipeline::new(config, journal.clone(), store.clone(), rules).await.unwrap();
+        let pipeline = Pipeline::new(config, journal.clone(), store.clone(), set(rules)).await.unwrap();
         let shutdown = CancellationToken::new();
         Self { task: tokio::spawn(pipeline.run(shutdown.clone(), None)), shutdown }
     }
@@ -75,7 +79,7 @@ async fn run_through(group: &str, journal: &Arc<dyn Journal>, store: &Arc<dyn St
 }
 
 async fn rows(store: &Arc<dyn Store>, sql: &str) -> Vec<RecordBatch> {
-    let session = query::session(store.clone()).await.unwrap();
+    let session = query::session(store.clone(), Arc::default()).await.unwrap();
     query::plan(&session, sql).await.unwrap().collect().await.unwrap()
 }
 
@@ -315,7 +319,7 @@ async fn queries_read_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let (_, store) = place(folder.path()).await;
     store.migrate().await.unwrap();
-    let session = query::session(store).await.unwrap();
+    let session = query::session(store, Arc::default()).await.unwrap();
     for sql in [
         "CREATE TABLE t AS SELECT 1",
         "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",

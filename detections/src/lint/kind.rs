@@ -1,5 +1,11 @@
 //! What each kind of rule needs, and what it has no use for.
 
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{Expr, Ident, visit_expressions};
+
+use crate::except::expression;
+use crate::nearest::did_you_mean;
 use crate::rule::{Rule, RuleKind};
 use crate::schedule::Schedule;
 
@@ -93,4 +99,29 @@ pub fn output(rule: &Rule, selects: &[Vec<String>]) -> Vec<String> {
         _ => {}
     }
     columns
+}
+
+/// What a sequence's `where` names though no step has it, or why it can't be read. `selects` are the columns of each step.
+pub fn unknown_in_condition(rule: &Rule, selects: &[Vec<String>]) -> Option<String> {
+    let condition = match rule.condition.as_deref().map(expression)? {
+        Ok(condition) => condition,
+        Err(reason) => return Some(reason),
+    };
+    let columns = rule.steps.iter().zip(selects);
+    let known: Vec<String> =
+        columns.flat_map(|(step, columns)| columns.iter().map(|column| format!("{}.{column}", step.name))).collect();
+    let check = |name: String| {
+        if known.contains(&name) {
+            return ControlFlow::Continue(());
+        }
+        let near = did_you_mean(&name, known.iter().map(String::as_str));
+        ControlFlow::Break(format!("no column {name} of a step{near}"))
+    };
+    let dotted = |parts: &[Ident]| parts.iter().map(|part| part.value.as_str()).collect::<Vec<_>>().join(".");
+    let names = visit_expressions(&condition, |part| match part {
+        Expr::Identifier(name) => check(name.value.clone()),
+        Expr::CompoundIdentifier(parts) => check(dotted(parts)),
+        _ => ControlFlow::Continue(()),
+    });
+    names.break_value()
 }

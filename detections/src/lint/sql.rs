@@ -10,7 +10,9 @@ use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 use vedette_schemas::Table;
 
+use super::never::never;
 use crate::lists::Lists;
+use crate::rule::{Rule, RuleKind};
 
 /// What a rule must select from any table.
 const REQUIRED: [&str; 3] = ["event_id", "cluster", "event_time"];
@@ -25,7 +27,7 @@ pub struct Examined {
 
 /// The names of the columns that the SQL returns, in order; or why it doesn't plan.
 pub fn columns_selected(sql: &str) -> Result<Vec<String>, String> {
-    plan(sql, Form::Report, &Arc::default()).map(|plan| selected(&plan)).map_err(told)
+    plan(sql, Form::Report, &Arc::default()).map(|planned| selected(&planned.asked)).map_err(told)
 }
 
 /// What a SELECT of a rule may look like.
@@ -39,13 +41,27 @@ pub enum Form {
     Report,
 }
 
+impl Form {
+    /// The form of a rule's SELECTs.
+    pub fn of(rule: &Rule) -> Self {
+        match rule.kind {
+            RuleKind::Scheduled => Form::Report,
+            RuleKind::Window => Form::Groups,
+            _ => Form::Rows,
+        }
+    }
+}
+
 /// Plans the SQL and looks at its shape. The error says why it doesn't plan, with what was meant if that can be guessed.
 pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, String> {
     only_a_select(sql)?;
-    let plan = plan(sql, form, lists).map_err(told)?;
-    let selected = selected(&plan);
-    let shape = Shape::of(&plan, form).map_err(told)?;
+    let planned = plan(sql, form, lists).map_err(told)?;
+    let selected = selected(&planned.asked);
+    let shape = Shape::of(&planned.asked, form).map_err(told)?;
     let mut problems = shape.problems;
+    if never(&planned.asked, &planned.optimized) {
+        problems.push("can never be true, so that nothing is ever found".into());
+    }
     if form == Form::Report {
         return Ok(Examined { selected, problems });
     }
@@ -94,7 +110,13 @@ fn only_a_select(sql: &str) -> Result<(), String> {
     }
 }
 
-fn plan(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<LogicalPlan, DataFusionError> {
+/// A query as it is written, and as it runs.
+struct Planned {
+    asked: LogicalPlan,
+    optimized: LogicalPlan,
+}
+
+fn plan(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Planned, DataFusionError> {
     let context = crate::sql::session_with_lists(lists.clone(), |config| config)?;
     for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts || form == Form::Report) {
         context.register_table(table.name(), Arc::new(MemTable::try_new(table.schema(), vec![vec![]])?))?;
@@ -103,7 +125,9 @@ fn plan(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<LogicalPlan, DataFu
         crate::sql::register_period(&context, 0, 1);
     }
     // Planning over tables in memory never waits, so that no runtime is needed.
-    futures::executor::block_on(context.state().create_logical_plan(sql))
+    let asked = futures::executor::block_on(context.state().create_logical_plan(sql))?;
+    let optimized = context.state().optimize(&asked)?;
+    Ok(Planned { asked, optimized })
 }
 
 fn selected(plan: &LogicalPlan) -> Vec<String> {

@@ -1,15 +1,14 @@
 //! The prompt of `vedette query`: statements up to a semicolon, a history between sessions.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
-use vedette_analytics::store::Store;
 use vedette_schemas::Table;
 
+use super::Source;
 use super::format::Output;
 use crate::commands::print_all;
 
@@ -28,7 +27,7 @@ enum Input {
 }
 
 /// Prompts until the end of input.
-pub async fn run(store: Arc<dyn Store>, output: Output, limit: Duration) -> anyhow::Result<()> {
+pub async fn run(source: Source, output: Output, limit: Duration) -> anyhow::Result<()> {
     let mut editor = DefaultEditor::new().context("can't open the prompt")?;
     let history = history_file();
     if let Some(path) = &history {
@@ -56,7 +55,7 @@ pub async fn run(store: Arc<dyn Store>, output: Output, limit: Duration) -> anyh
             break;
         }
         // A failed statement is reported, and the prompt goes on.
-        if let Err(error) = answer(&store, &output, limit, input).await {
+        if let Err(error) = answer(&source, &output, limit, input).await {
             eprintln!("{error:#}");
         }
     }
@@ -64,31 +63,31 @@ pub async fn run(store: Arc<dyn Store>, output: Output, limit: Duration) -> anyh
 }
 
 /// Runs statements that no person types. The last one needs no semicolon; the first that fails ends it.
-pub async fn run_script(store: Arc<dyn Store>, output: Output, limit: Duration, script: &str) -> anyhow::Result<()> {
+pub async fn run_script(source: Source, output: Output, limit: Duration, script: &str) -> anyhow::Result<()> {
     let mut pending = String::new();
     for line in script.lines() {
         match understand(&mut pending, line) {
             Input::Leave => return Ok(()),
-            input => answer(&store, &output, limit, input).await?,
+            input => answer(&source, &output, limit, input).await?,
         }
     }
-    if pending.trim().is_empty() { Ok(()) } else { statement(&store, &output, limit, &pending).await }
+    if pending.trim().is_empty() { Ok(()) } else { statement(&source, &output, limit, &pending).await }
 }
 
 /// Answers one input.
-async fn answer(store: &Arc<dyn Store>, output: &Output, limit: Duration, input: Input) -> anyhow::Result<()> {
+async fn answer(source: &Source, output: &Output, limit: Duration, input: Input) -> anyhow::Result<()> {
     match input {
         Input::Nothing | Input::More | Input::Leave => Ok(()),
         Input::Tables => print_all(&Table::ALL.map(|table| format!("{}\n", table.name())).concat()),
-        Input::Columns(table) => statement(store, output, limit, &format!("DESCRIBE {table}")).await,
-        Input::Sql(sql) => statement(store, output, limit, &sql).await,
+        Input::Columns(table) => statement(source, output, limit, &format!("DESCRIBE {table}")).await,
+        Input::Sql(sql) => statement(source, output, limit, &sql).await,
     }
 }
 
 /// Runs a statement; Ctrl-C stops it.
-async fn statement(store: &Arc<dyn Store>, output: &Output, limit: Duration, sql: &str) -> anyhow::Result<()> {
+async fn statement(source: &Source, output: &Output, limit: Duration, sql: &str) -> anyhow::Result<()> {
     tokio::select! {
-        result = super::in_time(limit, super::run_one(Arc::clone(store), sql, output)) => result,
+        result = super::in_time(limit, super::run_one(source, sql, output)) => result,
         _ = tokio::signal::ctrl_c() => anyhow::bail!("stopped"),
     }
 }

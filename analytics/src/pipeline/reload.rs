@@ -1,0 +1,123 @@
+//! New rules while the pipeline runs: planned and taught beside the engine that is at work, then swapped in between two batches.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use vedette_detections::Ruleset;
+use vedette_schemas::{EventId, Table};
+
+use super::{PipelineError, recent_ids};
+use crate::engine::{Apart, Engine, Finding, Options, Tables};
+use crate::store::Store;
+
+/// Where new rules come from: the newest set, or why there is none that can be used.
+pub type Reloads = watch::Receiver<Result<Arc<Ruleset>, Arc<str>>>;
+
+/// A reload under way.
+pub struct Reload {
+    pub set: Arc<Ruleset>,
+    /// Events that the changed rules are fed, and must not read from the store as well.
+    apart: Apart,
+    feed: UnboundedSender<Tables>,
+    task: JoinHandle<Result<Ready, String>>,
+}
+
+/// New rules, ready to take over.
+pub struct Ready {
+    /// All of them; those that keep rows have none yet.
+    pub engine: Engine,
+    /// Those that are new or changed, which know what they look back on, up to what is left in `feed`.
+    pub changed: Engine,
+    pub feed: UnboundedReceiver<Tables>,
+    /// What the changed ones found on the way.
+    pub findings: Vec<Finding>,
+    /// Findings that the store has.
+    pub known: Vec<EventId>,
+}
+
+impl Reload {
+    /// Starts with what is evaluated and not stored yet.
+    pub fn start(
+        old: &Ruleset,
+        set: Arc<Ruleset>,
+        options: Options,
+        store: Arc<dyn Store>,
+        known_alerts: usize,
+        unstored: impl Iterator<Item = Tables>,
+    ) -> Self {
+        let (feed, fed) = unbounded_channel();
+        let apart = Apart::default();
+        let changed = Ruleset { rules: set.changed_since(old), ..Ruleset::clone(&set) };
+        let work = build(set.clone(), changed, options, store, known_alerts, apart.clone(), fed);
+        let runtime = Handle::current();
+        // Planning computes for as long as it takes, which the runtime's own threads are not for.
+        let task = tokio::task::spawn_blocking(move || runtime.block_on(work));
+        let reload = Self { set, apart, feed, task };
+        unstored.for_each(|tables| reload.feed(&tables));
+        reload
+    }
+
+    /// Passes on what is about to be evaluated.
+    pub fn feed(&self, tables: &Tables) {
+        for table in [Table::Audit, Table::Falco] {
+            tables.get(&table).into_iter().for_each(|batch| self.apart.add(batch));
+        }
+        // Whoever has stopped to listen has failed, and says so when it is asked.
+        let _ = self.feed.send(tables.clone());
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// The outcome, of a reload that is finished; the error says why its rules can't be used.
+    pub async fn finish(&mut self) -> Result<Result<Ready, String>, PipelineError> {
+        (&mut self.task).await.map_err(|panic| PipelineError::Decode(format!("reloading stopped: {panic}")))
+    }
+}
+
+async fn build(
+    set: Arc<Ruleset>,
+    changed: Ruleset,
+    options: Options,
+    store: Arc<dyn Store>,
+    known_alerts: usize,
+    apart: Apart,
+    mut feed: UnboundedReceiver<Tables>,
+) -> Result<Ready, String> {
+    let options = Options { lists: set.lists.clone(), ..options };
+    let engine = Engine::with(set.rules.clone(), options.clone()).await.map_err(|error| error.to_string())?;
+    let mut changed = Engine::with(changed.rules, options).await.map_err(|error| error.to_string())?;
+    let now = chrono::Utc::now().timestamp_micros();
+    let learned = changed.learn_apart(&store, now, &apart).await;
+    let mut findings = learned.map_err(|error| format!("the store does not say what rules look back on: {error}"))?;
+    let mut known = Vec::new();
+    if let Some(oldest) = findings.iter().map(|finding| finding.received_at).min() {
+        changed.adopt(&store, oldest).await.map_err(|error| error.to_string())?;
+        known = recent_ids(store.as_ref(), Table::Alerts, oldest, known_alerts).await;
+    }
+    while let Ok(tables) = feed.try_recv() {
+        findings.extend(changed.evaluate(&tables, now).await);
+    }
+    Ok(Ready { engine, changed, feed, findings, known })
+}
+
+impl Ready {
+    /// Takes over from the engine at work: what has not changed keeps what it keeps. Returns what the changed rules have found.
+    pub async fn take_over(mut self, at_work: &mut Engine, now: i64) -> Vec<Finding> {
+        while let Ok(tables) = self.feed.try_recv() {
+            self.findings.extend(self.changed.evaluate(&tables, now).await);
+        }
+        let changed: HashSet<String> = self.changed.ids().map(str::to_owned).collect();
+        self.engine.inherit(&mut self.changed, |id| changed.contains(id));
+        self.engine.inherit(at_work, |id| !changed.contains(id));
+        std::mem::swap(at_work, &mut self.engine);
+        // Hundreds of plans take a while to let go of.
+        tokio::task::spawn_blocking(move || drop((self.engine, self.changed)));
+        self.findings
+    }
+}

@@ -1,0 +1,136 @@
+//! The rules that the pipeline runs: what they learn at a start, and how others take their place.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vedette_detections::Ruleset;
+use vedette_schemas::Table;
+
+use super::reload::{Ready, Reload};
+use super::{Config, Pipeline, PipelineError, recent_ids};
+use crate::engine::{Engine, EngineError, Finding, HistoryError, Options};
+
+impl Pipeline {
+    /// Learns from the store what rules look back on: after a start, and when partitions came from another process.
+    pub(super) async fn learn(&mut self) -> Result<(), PipelineError> {
+        if self.learned {
+            return Ok(());
+        }
+        let mut wait = Duration::from_millis(200);
+        let started = Instant::now();
+        let findings = loop {
+            if !self.engine.is_new() {
+                self.engine = planned(&self.config, &self.live_set()).await?;
+            }
+            match self.learned_from_store(chrono::Utc::now().timestamp_micros()).await {
+                Ok(findings) => break findings,
+                Err(error) => {
+                    tracing::error!(%error, "store does not say what rules look back on; trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(30));
+                }
+            }
+        };
+        self.learned = true;
+        tracing::info!(seconds = started.elapsed().as_secs_f64(), "rules know what they look back on");
+        // What was found before a stop is known by its id.
+        let oldest = findings.iter().map(|finding| finding.received_at).min();
+        if let Some(oldest) = oldest {
+            let known = recent_ids(self.store.as_ref(), Table::Alerts, oldest, self.alerts.capacity()).await;
+            for id in known {
+                self.alerts.insert(id);
+            }
+        }
+        self.tell(findings).await
+    }
+
+    async fn learned_from_store(&mut self, now: i64) -> Result<Vec<Finding>, HistoryError> {
+        let findings = self.engine.learn(&self.store, now).await?;
+        if let Some(oldest) = findings.iter().map(|finding| finding.received_at).min() {
+            self.engine.adopt(&self.store, oldest).await?;
+        }
+        Ok(findings)
+    }
+
+    /// Goes on with new rules once they are ready, and begins to make them ready when there are any.
+    pub(super) async fn renew(&mut self) -> Result<(), PipelineError> {
+        if let Some(reload) = self.reload.as_mut().filter(|reload| reload.is_finished()) {
+            let (outcome, set) = (reload.finish().await?, reload.set.clone());
+            self.reload = None;
+            match outcome {
+                Ok(ready) => self.swap(ready, set).await?,
+                Err(reason) => refused(&reason),
+            }
+        }
+        // What a flush under way stores can't be told from what was stored before, so new rules wait for its end.
+        let Some(reloads) = self.reloads.as_mut().filter(|_| self.reload.is_none() && self.flush.is_none()) else {
+            return Ok(());
+        };
+        if !reloads.has_changed().unwrap_or_default() {
+            return Ok(());
+        }
+        let set = match reloads.borrow_and_update().clone() {
+            Ok(set) => set,
+            Err(reason) => {
+                refused(&reason);
+                return Ok(());
+            }
+        };
+        if self.learned {
+            let (old, store, known) = (self.live_set(), self.store.clone(), self.alerts.capacity());
+            let unstored = self.pending.tables();
+            self.reload = Some(Reload::start(&old, set, self.config.engine(), store, known, unstored));
+            return Ok(());
+        }
+        // Before anything is evaluated there is nothing to take over.
+        match planned(&self.config, &set).await {
+            Ok(engine) => {
+                self.engine = engine;
+                self.renewed(set);
+            }
+            Err(error) => refused(&error.to_string()),
+        }
+        Ok(())
+    }
+
+    async fn swap(&mut self, ready: Ready, set: Arc<Ruleset>) -> Result<(), PipelineError> {
+        let started = Instant::now();
+        for id in &ready.known {
+            self.alerts.insert(*id);
+        }
+        let findings = ready.take_over(&mut self.engine, chrono::Utc::now().timestamp_micros()).await;
+        metrics::histogram!("vedette_rules_swap_seconds").record(started.elapsed().as_secs_f64());
+        self.renewed(set);
+        self.tell(findings).await
+    }
+
+    fn renewed(&mut self, set: Arc<Ruleset>) {
+        tracing::info!(rules = self.engine.len(), "new rules are live");
+        metrics::counter!("vedette_rules_reloaded_total").increment(1);
+        metrics::gauge!("vedette_rules_refused").set(0.0);
+        self.live.send_replace(set);
+    }
+
+    /// Gives up a reload under way, to begin it anew once what rules look back on is learned.
+    pub(super) fn postpone_reload(&mut self) {
+        if let (Some(reloads), Some(_)) = (&mut self.reloads, self.reload.take()) {
+            reloads.mark_changed();
+        }
+    }
+
+    fn live_set(&self) -> Arc<Ruleset> {
+        self.live.borrow().clone()
+    }
+}
+
+pub(super) async fn planned(config: &Config, set: &Ruleset) -> Result<Engine, EngineError> {
+    let options = Options { lists: set.lists.clone(), ..config.engine() };
+    Engine::with(set.rules.clone(), options).await
+}
+
+/// Says that new rules can't be used, and that the ones before go on.
+fn refused(reason: &str) {
+    tracing::error!(reason, "new rules can't be used; the ones before go on");
+    metrics::counter!("vedette_rules_refused_total").increment(1);
+    metrics::gauge!("vedette_rules_refused").set(1.0);
+}
