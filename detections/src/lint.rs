@@ -8,6 +8,7 @@ use crate::event::case_events;
 use crate::lists::Lists;
 use crate::rule::Rule;
 
+mod attack;
 mod kind;
 mod never;
 mod sql;
@@ -89,7 +90,6 @@ fn identity(rule: &Rule, messages: &mut Vec<String>) {
 }
 
 fn words(rule: &Rule, messages: &mut Vec<String>) {
-    static ATTACK: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^T\d{4}(\.\d{3})?$").ok());
     static CHECKLIST: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^[A-Z]+-\d{2}$").ok());
     let shaped = |shape: &Option<Regex>, id: &str| shape.as_ref().is_none_or(|shape| shape.is_match(id));
     for (field, text) in [("title", &rule.title), ("description", &rule.description), ("summary", &rule.summary)] {
@@ -100,9 +100,8 @@ fn words(rule: &Rule, messages: &mut Vec<String>) {
     if rule.response.is_empty() {
         messages.push("response: whoever is woken needs at least one step".into());
     }
-    for id in rule.attack.iter().filter(|id| !shaped(&ATTACK, id)) {
-        messages.push(format!("attack: {id} is not a technique id such as T1552 or T1552.007"));
-    }
+    messages
+        .extend(rule.attack.iter().filter_map(|id| attack::problem(id)).map(|problem| format!("attack: {problem}")));
     for id in rule.checklist.iter().filter(|id| !shaped(&CHECKLIST, id)) {
         messages.push(format!("checklist: {id} is not an id such as SEC-01"));
     }
@@ -119,7 +118,7 @@ fn tests(rule: &Rule, messages: &mut Vec<String>) {
         messages.push("tests: none that expects quiet".into());
     }
     for test in &rule.tests {
-        if test.events.is_empty() {
+        if test.events.is_empty() || test.events.iter().any(|event| event.times == Some(0)) {
             messages.push(format!("tests: {}: no events", test.name));
         }
         for event in &test.events {
@@ -188,6 +187,7 @@ tests:
             ("id: good", "id: Not-Good", "lower-case"),
             ("title: t", "title: ''", "title: empty"),
             ("T1552.007", "T1552.7", "T1552.7 is not a technique"),
+            ("base: secret_get}]", "base: secret_get, times: 0}]", "fires: no events"),
             ("SEC-01", "sec1", "sec1 is not an id"),
             ("https://kubernetes.io/", "kubernetes.io", "not an https"),
             ("response: [look]", "response: []", "response:"),
@@ -241,6 +241,31 @@ tests:
         ] {
             let problems = with(old, new);
             assert!(problems.contains(want), "{new}: {problems:?} has no {want:?}");
+        }
+    }
+
+    #[test]
+    fn a_scheduled_rule_says_of_what_time_it_reads() {
+        let report = |sql: &str| {
+            let select = GOOD.lines().find(|line| line.starts_with("sql: ")).unwrap();
+            let sql = format!("sql: {sql}\nkind: scheduled\nschedule: 0 6 * * *");
+            with(select, &sql).replace("tests: fires", "")
+        };
+        let bounded = "WHERE event_time >= period_start()";
+        let good = report(&format!("SELECT cluster, user_name FROM audit {bounded}"));
+        assert_eq!(good, "");
+        for (sql, want) in [
+            ("SELECT cluster, user_name FROM audit", "reads all of audit"),
+            ("SELECT cluster, user_name FROM audit WHERE verb = 'get'", "reads all of audit"),
+            (
+                "SELECT a.cluster, a.user_name FROM audit a JOIN falco f ON a.cluster = f.cluster WHERE a.day > '2026-01-01'",
+                "reads all of falco",
+            ),
+            ("SELECT user_name FROM audit WHERE day > '2026-01-01'", "does not select cluster"),
+            ("SELECT cluster, user_name FROM audit WHERE event_time < now()", "now() depends on when it runs"),
+        ] {
+            let problems = report(sql);
+            assert!(problems.contains(want), "{sql}: {problems:?} has no {want:?}");
         }
     }
 

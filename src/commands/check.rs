@@ -95,7 +95,13 @@ async fn report(rule: &Rule, lists: &Arc<Lists>, verbose: bool, tally: &mut Tall
         let _ = writeln!(text, "{}: {}", rule.id, problem.message);
     }
     let outcomes = match check::run(rule, lists).await {
-        Ok(outcomes) => outcomes,
+        Ok(outcomes) => {
+            for line in check::advice(rule, lists).await.unwrap_or_default() {
+                tally.problems += 1;
+                let _ = writeln!(text, "{}: {line}", rule.id);
+            }
+            outcomes
+        }
         Err(error) => {
             tally.problems += 1;
             let _ = writeln!(text, "{}: {error}", rule.id);

@@ -1,7 +1,7 @@
 //! Vedette in one process over a folder, or as stages between real services.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
@@ -32,6 +32,10 @@ impl Embedded {
         let bucket = Bucket::new()?;
         let Self { folder, address, settings } = Self::new();
         Some(Self { folder, address, settings: bucket.settings(settings) })
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn serve(&self) -> Program {

@@ -11,6 +11,7 @@ mod embedded;
 mod facts;
 mod kafka;
 mod load;
+mod overlay;
 mod program;
 mod recall;
 mod services;

@@ -31,13 +31,21 @@ impl CaseOutcome {
     }
 }
 
+/// What makes a rule dearer than it needs to be, in lines for people.
+pub async fn advice(rule: &Rule, lists: &Arc<Lists>) -> Result<Vec<String>, EngineError> {
+    Ok(Engine::with(vec![rule.clone()], options(lists)).await?.advice())
+}
+
+fn options(lists: &Arc<Lists>) -> Options {
+    Options { lists: lists.clone(), ..Options::default() }
+}
+
 /// Runs every case of a rule, whose SQL may name these lists.
 pub async fn run(rule: &Rule, lists: &Arc<Lists>) -> Result<Vec<CaseOutcome>, EngineError> {
     let mut outcomes = Vec::with_capacity(rule.tests.len());
     for test in &rule.tests {
         // A new engine a case: a rule that failed in one is live again in the next.
-        let options = Options { lists: lists.clone(), ..Options::default() };
-        let mut engine = Engine::with(vec![rule.clone()], options).await?;
+        let mut engine = Engine::with(vec![rule.clone()], options(lists)).await?;
         outcomes.push(case(&mut engine, rule, lists, test).await);
     }
     Ok(outcomes)

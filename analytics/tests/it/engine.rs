@@ -178,3 +178,17 @@ async fn sql_that_can_not_run_is_refused_with_the_rules_name() {
         assert!(error.contains(name) && error.contains(reason), "{error}");
     }
 }
+
+#[tokio::test]
+async fn conditions_that_every_row_pays_for_are_named() {
+    let select = "SELECT cluster, event_id, event_time FROM audit WHERE stage = 'ResponseComplete'";
+    let advice = async |condition: &str| {
+        let rule = rule("r", &format!("{select} {condition}"));
+        check::advice(&rule, &Arc::default()).await.unwrap()
+    };
+    let body = "AND json_get_str(request_object, 'kind') = 'Pod'";
+    let lines = advice(body).await;
+    assert!(lines.len() == 1 && lines[0].contains("is asked of every row of audit"), "{lines:?}");
+    assert_eq!(advice(&format!("{body} AND verb = 'create'")).await, [""; 0]);
+    assert_eq!(advice("AND verb LIKE 'cr%'").await, [""; 0]);
+}

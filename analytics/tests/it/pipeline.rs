@@ -20,18 +20,18 @@ use vedette_schemas::{EventId, Table, rebuild_audit};
 
 use crate::engine::rule;
 
-async fn place(folder: &Path) -> (Arc<dyn Journal>, Arc<dyn Store>) {
+pub async fn place(folder: &Path) -> (Arc<dyn Journal>, Arc<dyn Store>) {
     let journal = embedded::Config { path: folder.join("journal"), ..Default::default() }.open().unwrap();
     let url = folder.join("lake").to_str().unwrap().to_owned();
     (journal, lake::Config { url, ..Default::default() }.open().await.unwrap())
 }
 
-fn record(source: Source, payload: impl Into<Vec<u8>>) -> Record {
+pub fn record(source: Source, payload: impl Into<Vec<u8>>) -> Record {
     let received_at = chrono::Utc::now().timestamp_micros();
     Record::new("prod".into(), source, received_at, payload.into().into())
 }
 
-fn generated(seed: u64, count: usize) -> Vec<Record> {
+pub fn generated(seed: u64, count: usize) -> Vec<Record> {
     let mut generator = Generator::new(seed);
     let event = |_| {
         let mut event = String::new();
@@ -78,7 +78,7 @@ async fn run_through(group: &str, journal: &Arc<dyn Journal>, store: &Arc<dyn St
     running.stop().await;
 }
 
-async fn rows(store: &Arc<dyn Store>, sql: &str) -> Vec<RecordBatch> {
+pub async fn rows(store: &Arc<dyn Store>, sql: &str) -> Vec<RecordBatch> {
     let session = query::session(store.clone(), Arc::default()).await.unwrap();
     query::plan(&session, sql).await.unwrap().collect().await.unwrap()
 }

@@ -9,6 +9,9 @@ use crate::nearest::did_you_mean;
 use crate::rule::{Rule, RuleKind};
 use crate::schedule::Schedule;
 
+/// The days for which rules keep rows, at most.
+const KEPT: i64 = 31;
+
 /// Fields that must be there, and fields that say nothing for this kind.
 pub fn fields(rule: &Rule, messages: &mut Vec<String>) {
     use RuleKind::{Absence, Match, NewTerms, Scheduled, Sequence, Window};
@@ -51,6 +54,9 @@ pub fn fields(rule: &Rule, messages: &mut Vec<String>) {
         if learning > history {
             messages.push("learning: longer than what is remembered, so that nothing is ever new".into());
         }
+    }
+    if matches!(rule.kind, Window | Sequence | Absence) && rule.window.is_some_and(|span| span.days() > KEPT) {
+        messages.push(format!("window: rows are kept for {KEPT}d at most; a scheduled rule looks back further"));
     }
     if rule.kind == Sequence && rule.steps.len() < 2 {
         messages.push("steps: a sequence has two at least".into());

@@ -94,6 +94,9 @@ fn literal(expr: &Expr) -> Option<&ScalarValue> {
 
 impl Said<'_> {
     fn contradicts_itself(&self) -> bool {
+        if self.compared.iter().any(|(operator, value)| strict(*operator) && value.is_null()) {
+            return true;
+        }
         if self.null && (!self.among.is_empty() || self.compared.iter().any(|(operator, _)| strict(*operator))) {
             return true;
         }

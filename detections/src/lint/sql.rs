@@ -17,6 +17,9 @@ use crate::rule::{Rule, RuleKind};
 /// What a rule must select from any table.
 const REQUIRED: [&str; 3] = ["event_id", "cluster", "event_time"];
 
+/// Columns by which a store reads less of a table.
+const TIMES: [&str; 4] = ["day", "event_time", "received_at", "raised_at"];
+
 /// A rule's SQL, understood.
 pub struct Examined {
     /// Names of the columns it returns, in order.
@@ -63,7 +66,17 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
         problems.push("can never be true, so that nothing is ever found".into());
     }
     if form == Form::Report {
+        if !selected.iter().any(|name| name == "cluster") {
+            problems.push("does not select cluster".into());
+        }
+        let mut unbounded = Vec::new();
+        without_time(&planned.optimized, false, &mut unbounded);
+        let said = |table: String| format!("reads all of {table}: no condition on day, event_time or received_at");
+        problems.extend(unbounded.into_iter().map(said));
         return Ok(Examined { selected, problems });
+    }
+    if form == Form::Groups && !shape.grouped {
+        problems.push("no GROUP BY: whose rows are counted?".into());
     }
     let required: &[&str] = if form == Form::Groups { &["cluster"] } else { &REQUIRED };
     for name in required.iter().filter(|name| !selected.iter().any(|s| s == *name)) {
@@ -74,6 +87,21 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
         _ => problems.push("reads one table, once; what joins rows is a sequence".into()),
     }
     Ok(Examined { selected, problems })
+}
+
+/// The tables that a plan reads without a condition on time.
+fn without_time(plan: &LogicalPlan, bounded: bool, tables: &mut Vec<String>) {
+    let mut bounded = bounded;
+    match plan {
+        LogicalPlan::Filter(filter) => {
+            bounded |= filter.predicate.column_refs().iter().any(|column| TIMES.contains(&column.name.as_str()));
+        }
+        // What a condition says of its answer, it does not say of the rows behind it.
+        LogicalPlan::Aggregate(_) | LogicalPlan::Join(_) => bounded = false,
+        LogicalPlan::TableScan(scan) if !bounded => tables.push(scan.table_name.table().to_owned()),
+        _ => {}
+    }
+    plan.inputs().into_iter().for_each(|input| without_time(input, bounded, tables));
 }
 
 fn about_table(table: Table, form: Form, selected: &[String], conditions: &[String], problems: &mut Vec<String>) {
@@ -140,17 +168,18 @@ struct Shape {
     tables: Vec<Table>,
     /// Columns that conditions name.
     conditions: Vec<String>,
+    /// Whether rows are grouped by something.
+    grouped: bool,
     problems: Vec<String>,
 }
 
 impl Shape {
     fn of(plan: &LogicalPlan, form: Form) -> Result<Self, DataFusionError> {
         let mut shape = Self::default();
-        if form == Form::Report {
-            return Ok(shape);
-        }
         plan.apply_with_subqueries(|node| {
-            shape.node(node, form);
+            if form != Form::Report {
+                shape.node(node, form);
+            }
             for expr in node.expressions() {
                 shape.functions(&expr)?;
             }
@@ -165,7 +194,9 @@ impl Shape {
             LogicalPlan::Filter(filter) => {
                 self.conditions.extend(filter.predicate.column_refs().into_iter().map(|c| c.name.clone()));
             }
-            LogicalPlan::Aggregate(_) if form == Form::Groups => {}
+            LogicalPlan::Aggregate(aggregate) if form == Form::Groups => {
+                self.grouped |= !aggregate.group_expr.is_empty()
+            }
             LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Subquery(_) => {}
             other => {
                 let display = other.display().to_string();
@@ -181,7 +212,8 @@ impl Shape {
             if let Expr::ScalarFunction(function) = e
                 && function.func.signature().volatility != Volatility::Immutable
             {
-                self.problems.push(format!("{}() depends on when it runs; use event_time", function.name()));
+                self.problems
+                    .push(format!("{}() depends on when it runs; use event_time or period_end()", function.name()));
             }
             Ok(TreeNodeRecursion::Continue)
         })?;

@@ -111,7 +111,7 @@ fn every_mistake_is_told_with_its_place() {
         (exception("reads", "in_list('robots', user_name)", good), "no list \"robots\""),
         (exception("reads", "user_name", good), "for reads: "),
         (exception("steps", "user_name = 'x'", good), "no column user_name of a step; did you mean"),
-        (exception("steps", "b.user_nam = 'x'", good), "no column b.user_nam of a step; did you mean b.user_name?"),
+        (exception("steps", "b.user_nam = 'x'", good), "no column b.user_nam of a step; did you mean b.user_name"),
         (exception("daily", "verb = 'x'", good), "for daily: "),
         (exception("reads", "user_name = 'x'", "reason: ' '\n  expires: never"), "e.yaml:4:11: reason: empty"),
         (exception("reads", "user_name = 'x'", "reason: r"), "expires"),

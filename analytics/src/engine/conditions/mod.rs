@@ -226,6 +226,20 @@ impl Conditions {
         order.into_iter().map(|leaf| (self.leaves[leaf].text.as_str(), self.leaves[leaf].how)).collect()
     }
 
+    /// A program's costly conditions, if no cheap one but perhaps a stage stands before them: they are asked of every row.
+    pub fn unguarded(&self, program: &Program) -> Vec<&str> {
+        let stage = self.schema.index_of("stage").ok();
+        let narrows = |term: &Term| match term {
+            Term::Leaf(leaf) => !matches!(self.leaves[*leaf].how, How::Label(column, _) if Some(column) == stage),
+            Term::Any(_) => true,
+        };
+        if program.cheap.iter().any(narrows) {
+            return Vec::new();
+        }
+        let costly = |(text, how)| matches!(how, How::Survivors | How::Body).then_some(text);
+        self.describe(program).into_iter().filter_map(costly).collect()
+    }
+
     /// Forgets the last batch.
     pub fn begin(&mut self) {
         self.whole.clear();
