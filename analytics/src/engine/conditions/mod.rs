@@ -72,12 +72,14 @@ pub struct Conditions {
     bodies: Bodies,
     /// This batch's rows of each leaf that was evaluated over all of them.
     whole: Vec<Option<Rows>>,
+    /// This batch's columns of some rows only: rules that differ in a costly condition often leave it the same rows.
+    parts: Parts,
 }
 
 impl Conditions {
     pub fn new(schema: SchemaRef) -> Self {
         let (leaves, known, labels) = Default::default();
-        Self { schema, leaves, known, labels, bodies: Bodies::default(), whole: Vec::new() }
+        Self { schema, leaves, known, labels, bodies: Bodies::default(), whole: Vec::new(), parts: Parts::default() }
     }
 
     /// Takes a scan's filters apart.
@@ -246,6 +248,7 @@ impl Conditions {
         self.whole.resize(self.leaves.len(), None);
         self.labels.values_mut().for_each(Labels::begin);
         self.bodies.begin();
+        self.parts.clear();
     }
 
     /// The rows that pass the first two rounds.
@@ -297,7 +300,7 @@ impl Conditions {
                 let Some(labels) = self.labels.get_mut(&column) else { return Ok(()) };
                 left.intersect(labels.rows(&self.leaves, batch, column, place)?);
             }
-            How::Survivors => *left = leaf.survivors(batch, left)?,
+            How::Survivors => *left = leaf.survivors(batch, left, &mut self.parts)?,
             How::Body if leaf.fallible => *left = leaf.in_bodies(batch, &self.bodies, left)?,
             How::Whole | How::Body => {
                 if self.whole[number].is_none() {
@@ -310,6 +313,30 @@ impl Conditions {
             }
         }
         Ok(())
+    }
+}
+
+/// Columns of some of a batch's rows.
+#[derive(Default)]
+struct Parts(Vec<(usize, Rows, ArrayRef)>);
+
+impl Parts {
+    /// The most that are kept: what a thousand rules leave apart is not worth looking through.
+    const MOST: usize = 64;
+
+    fn part(&mut self, batch: &RecordBatch, column: usize, rows: &Rows) -> Result<ArrayRef> {
+        if let Some((_, _, part)) = self.0.iter().find(|part| part.0 == column && part.1 == *rows) {
+            return Ok(part.clone());
+        }
+        let part = filter(batch.column(column), &rows.filter())?;
+        if self.0.len() < Self::MOST {
+            self.0.push((column, rows.clone(), part.clone()));
+        }
+        Ok(part)
+    }
+
+    fn clear(&mut self) {
+        self.0.clear();
     }
 }
 
@@ -328,14 +355,16 @@ impl Leaf {
     }
 
     /// Of some rows, those that pass.
-    fn survivors(&self, batch: &RecordBatch, left: &Rows) -> Result<Rows> {
+    fn survivors(&self, batch: &RecordBatch, left: &Rows, parts: &mut Parts) -> Result<Rows> {
         let count = left.count();
         if count == batch.num_rows() {
             return self.over(self.columns(batch), count);
         }
-        let mask = left.filter();
-        let columns = self.columns(batch).iter().map(|column| Ok(filter(column, &mask)?)).collect::<Result<_>>()?;
-        Ok(left.keep(&self.over(columns, count)?))
+        let columns = self.origins.iter().filter_map(|origin| match origin {
+            Origin::Column(column) => Some(parts.part(batch, *column, left)),
+            Origin::Path(_) => None,
+        });
+        Ok(left.keep(&self.over(columns.collect::<Result<_>>()?, count)?))
     }
 
     /// Of some rows that were looked into, those that pass.
