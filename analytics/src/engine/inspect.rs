@@ -8,6 +8,11 @@ use datafusion::error::DataFusionError;
 use super::{Cost, Engine, Live, Tables, conditions};
 
 impl Engine {
+    /// Bytes that its rules keep.
+    pub fn state_bytes(&self) -> usize {
+        self.rules.iter().filter_map(|live| live.state.as_ref()).map(|state| state.bytes()).sum()
+    }
+
     /// What each rule has cost so far, the dearest first.
     pub fn costs(&self) -> Vec<Cost> {
         let mut spent: Vec<Duration> = self.rules.iter().map(|live| live.spent.add(Duration::ZERO)).collect();
