@@ -21,10 +21,13 @@ mod migrate;
 mod operating;
 mod query;
 mod rules;
+mod run;
 mod send;
 mod serve;
 
-const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad usage or configuration, 3 a rule failed its check.
+const EXIT_CODES: &str =
+    "Exit codes: 0 success, 1 failure, 2 bad usage or configuration, 3 a rule failed its check, 4 `run
+--exit-code` has new findings.
 
 Configuration: one TOML file (--config), under VEDETTE_… environment variables (journal.kafka.brokers is
 VEDETTE_JOURNAL__KAFKA__BROKERS), under flags. `vedette config` prints the effective one.";
@@ -51,6 +54,8 @@ enum Verb {
     Query(query::Query),
     /// Runs rules over the events of a time that has passed, and says what they would have found.
     Backtest(backtest::Backtest),
+    /// Runs a scheduled rule once, for a scheduler other than Vedette's own.
+    Run(run::Run),
     /// Lists the rules that run; `rules explain ID` says how one of them runs.
     Rules(rules::Rules),
     /// Lints rules and runs their tests through the engine.
@@ -106,6 +111,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Send(send) => send.run().await,
         Verb::Query(query) => query.run().await,
         Verb::Backtest(backtest) => backtest.run().await,
+        Verb::Run(run) => run.run().await,
         Verb::Rules(rules) => rules.run().await,
         Verb::Check(check) => check.run().await,
         Verb::Functions(functions) => functions.run(),
@@ -127,6 +133,8 @@ pub enum ExitReason {
     Usage,
     #[error("rules failed their check")]
     CheckFailed,
+    #[error("new findings")]
+    Found,
 }
 
 impl ExitReason {
@@ -146,6 +154,7 @@ impl ExitReason {
             Self::Failure => 1,
             Self::Usage => 2,
             Self::CheckFailed => 3,
+            Self::Found => 4,
         })
     }
 }

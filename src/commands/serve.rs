@@ -9,12 +9,15 @@ use axum::Router;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use toml::Value;
 use vedette_analytics::engine::Finding;
 use vedette_analytics::pipeline::{Pipeline, PipelineError};
+use vedette_analytics::scheduler::{Runner, Scheduler};
 use vedette_analytics::store::Store;
+use vedette_detections::Ruleset;
 use vedette_ingest::Ingest as Receivers;
 use vedette_journal::Journal;
 
@@ -174,9 +177,10 @@ fn unusable_rule(error: PipelineError) -> anyhow::Error {
     }
 }
 
-/// The running pipeline, and the store's housekeeping beside it.
+/// The running pipeline, and beside it the schedule and the store's housekeeping.
 struct Engine {
     pipeline: JoinHandle<anyhow::Result<()>>,
+    schedule: Option<JoinHandle<()>>,
     maintenance: JoinHandle<()>,
     stop: CancellationToken,
 }
@@ -189,13 +193,21 @@ impl Engine {
         on_finding: Option<UnboundedSender<Finding>>,
     ) -> anyhow::Result<Self> {
         store.migrate().await.context("can't migrate the store")?;
-        let rules = components::rules(config)?;
-        let (journal, shared) = (Arc::clone(journal), Arc::clone(store));
-        let pipeline = Pipeline::new(config.analytics.clone(), journal, shared, rules).await.map_err(unusable_rule)?;
+        let analytics = &config.analytics;
+        let ruleset = Ruleset { rules: components::rules(config)?, lists: Arc::default() };
+        let (shared, rules) = (Arc::clone(store), ruleset.rules.clone());
+        let pipeline = Pipeline::new(analytics.clone(), Arc::clone(journal), shared, rules).await;
+        let pipeline = pipeline.map_err(unusable_rule)?;
         let stop = CancellationToken::new();
+        let schedule = analytics.schedule.then(|| {
+            let (_, rules) = watch::channel(Arc::new(ruleset));
+            let runner = Runner::new(Arc::clone(journal), Arc::clone(store), on_finding.clone());
+            let scheduler = Scheduler::new(analytics, Arc::clone(store), runner, rules, pipeline.elected());
+            tokio::spawn(scheduler.run(stop.clone()))
+        });
         let token = stop.clone();
         let pipeline = tokio::spawn(async move { pipeline.run(token, on_finding).await.context("the engine stopped") });
-        Ok(Self { pipeline, maintenance: tokio::spawn(maintain(Arc::clone(store), stop.clone())), stop })
+        Ok(Self { pipeline, schedule, maintenance: tokio::spawn(maintain(Arc::clone(store), stop.clone())), stop })
     }
 
     /// Runs until the token is cancelled, then as long as the engine needs to finish, up to a deadline.
@@ -213,8 +225,9 @@ impl Engine {
                 Err(_) => bail!("the engine did not finish within {} s; the journal has what it left", DRAIN.as_secs()),
             },
         };
-        // Housekeeping is safe to stop at any point.
+        // Both are safe to stop at any point.
         self.maintenance.abort();
+        self.schedule.inspect(JoinHandle::abort);
         result.context("the engine")?
     }
 }

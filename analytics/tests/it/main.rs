@@ -6,3 +6,4 @@ mod engine;
 mod kinds;
 mod lake;
 mod pipeline;
+mod schedule;
