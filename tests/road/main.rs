@@ -13,4 +13,5 @@ mod kafka;
 mod load;
 mod program;
 mod recall;
+mod schedule;
 mod services;

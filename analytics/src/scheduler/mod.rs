@@ -78,10 +78,13 @@ impl Scheduler {
     /// Runs all that is due at `now`, in microseconds since 1970, one after the other, the oldest period first. A rule that
     /// fails stops no other; the error is that of the store or the journal, without which none can run.
     pub async fn turn(&mut self, now: i64) -> Result<(), RunError> {
-        let elected = *self.elected.borrow();
+        if self.elected.has_changed().unwrap_or(false) {
+            // Another process may have been at it meanwhile.
+            self.pasts = None;
+        }
+        let elected = *self.elected.borrow_and_update();
         metrics::gauge!("vedette_schedule_elected").set(if elected { 1.0 } else { 0.0 });
         if !elected {
-            self.pasts = None;
             return Ok(());
         }
         let started = Instant::now();

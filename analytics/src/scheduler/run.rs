@@ -2,6 +2,7 @@
 //! crash leaves half done is done again, under the same ids.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use datafusion::config::Dialect;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionContext, col, lit};
 use datafusion::scalar::ScalarValue;
+use futures::FutureExt;
 use tokio::sync::mpsc::UnboundedSender;
 use vedette_detections::{Lists, Rule, Span};
 use vedette_journal::{Journal, JournalError, Positions, Topic};
@@ -166,8 +168,10 @@ impl Runner {
             run.period_rows = period_rows(&context, rule, period).await?;
             report(&context, rule, period.0, period.1).await
         };
-        let found = tokio::time::timeout(LONGEST, found).await;
-        let found = found.map_err(|_| Failure::Rule(format!("it took more than {} s", LONGEST.as_secs())))??;
+        // What a rule's SQL can bring down must not be the schedule.
+        let found = tokio::time::timeout(LONGEST, AssertUnwindSafe(found).catch_unwind()).await;
+        let found = found.map_err(|_| Failure::Rule(format!("it took more than {} s", LONGEST.as_secs())))?;
+        let found = found.map_err(|_| Failure::Rule("it panicked; the log says where".into()))??;
         let suppress = rule.suppress.map_or(0, Span::micros);
         // The same finding may have been received at another time in an earlier run, but not before its period.
         let oldest = found.iter().map(|finding| finding.received_at.min(finding.event_time - suppress)).min();
