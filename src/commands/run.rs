@@ -150,6 +150,6 @@ mod tests {
         }
         assert!(period(&rule, time("2026-01-02"), time("2026-01-01")).unwrap_err().to_string().contains("--at"));
         let error = scheduled(rules, "cluster_admin_activit").unwrap_err().to_string();
-        assert!(error.contains("did you mean cluster_admin_activity?"), "{error}");
+        assert!(error.contains("did you mean cluster_admin_activity"), "{error}");
     }
 }

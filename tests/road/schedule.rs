@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::deployment::Embedded;
-use crate::program::until;
+use crate::deployment::{Embedded, Staged};
+use crate::program::{Program, free_address, until};
 
 /// Every minute, who was refused anything since the beginning of time: what is old is enough to find something.
 const EVERY_MINUTE: &str = r#"
@@ -24,20 +24,28 @@ summary: "{user_name} was refused {refused} times"
 const REFUSED: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","auditID":"ID","stage":"ResponseComplete","verb":"get",
     "user":{"username":"eve"},"responseStatus":{"code":403},"stageTimestamp":"2026-01-01T00:00:00Z"}"#;
 
-/// A folder with that rule.
-fn place(folder: &Path) -> Embedded {
+/// Makes a folder with that rule; what names it.
+fn rules(folder: &Path) -> String {
     let rules = folder.join("rules");
     fs::create_dir_all(&rules).unwrap();
     fs::write(rules.join("refused_ever.yaml"), EVERY_MINUTE).unwrap();
+    format!("['{}']", rules.display())
+}
+
+fn place(folder: &Path) -> Embedded {
     let mut place = Embedded::new();
-    place.settings = place.settings.with("DETECTIONS__PATHS", format!("['{}']", rules.display()));
+    place.settings = place.settings.with("DETECTIONS__PATHS", rules(folder));
     place
+}
+
+fn refused(id: &str) -> String {
+    REFUSED.replace("ID", id).replace('\n', "")
 }
 
 fn refuse(place: &Embedded, ids: &[&str]) {
     let serve = place.serve();
     for id in ids {
-        assert_eq!(serve.post("/v1/audit/prod", REFUSED.replace("ID", id).replace('\n', "")).0, 200);
+        assert_eq!(serve.post("/v1/audit/prod", refused(id)).0, 200);
     }
     serve.drain();
 }
@@ -102,5 +110,42 @@ fn serve_runs_what_is_due_and_run_leaves_its_folder_to_it() {
     let periods = "SELECT count(*), count(DISTINCT period_end) FROM runs WHERE rule_id = 'refused_ever'";
     let [runs, periods] = place.settings.numbers(periods)[..] else { panic!() };
     assert_eq!(runs, periods, "each period ran once");
+    assert_eq!(place.settings.numbers("SELECT count(*), count(DISTINCT alert_id) FROM alerts"), [1, 1]);
+}
+
+/// Needs the services.
+#[test]
+fn of_two_processes_one_runs_the_schedule_and_the_other_takes_over() {
+    let Some(mut place) = Staged::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    place.settings = place.settings.with("DETECTIONS__PATHS", rules(folder.path()));
+    let (ingest, analytics) = (place.ingest(), place.analytics());
+    assert_eq!(ingest.post("/v1/audit/prod", refused("a")).0, 200);
+    until("the event is stored", || place.settings.numbers("SELECT count(*) FROM audit") == [1]);
+    // With another process at it: this journal can be shared.
+    place.settings.succeed(&["run", "refused_ever", "--at", "2m"]);
+    analytics.drain();
+
+    place.settings = place.settings.with("ANALYTICS__SCHEDULE", true);
+    let start = || Program::start(&place.settings, "analytics", free_address(), folder.path());
+    let elected = |program: &Program| program.metric("vedette_schedule_elected", &[]) == 1.0;
+    let processes = [start(), start()];
+    until("one is elected, and one only", || processes.iter().filter(|program| elected(program)).count() == 1);
+    let ok = |program: &Program| program.metric("vedette_scheduled_runs_total", &["outcome=\"ok\""]) >= 1.0;
+    until("the period that is due has run", || processes.iter().any(ok));
+
+    let (mut leaders, mut others): (Vec<_>, Vec<_>) = processes.into_iter().partition(elected);
+    let (Some(leader), Some(other)) = (leaders.pop(), others.pop()) else { panic!("the election changed") };
+    leader.kill();
+    until("the other takes over", || elected(&other));
+    // It knows of a run that it has not done itself.
+    let succeeded = "vedette_scheduled_last_success_timestamp_seconds";
+    until("it goes on from what is recorded", || other.metric(succeeded, &["rule=\"refused_ever\""]) > 1.7e9);
+    other.drain();
+    ingest.drain();
+    let runs = "SELECT count(*), count(DISTINCT period_end) FROM runs WHERE outcome = 'ok'";
+    let [runs, periods] = place.settings.numbers(runs)[..] else { panic!() };
+    // Two processes may do the same period at once while the election changes.
+    assert!(periods >= 2 && runs <= periods + 1, "{runs} runs of {periods} periods");
     assert_eq!(place.settings.numbers("SELECT count(*), count(DISTINCT alert_id) FROM alerts"), [1, 1]);
 }
