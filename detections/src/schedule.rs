@@ -81,6 +81,8 @@ mod tests {
         let weekly: Schedule = "30 0 * * 1".parse().unwrap();
         let [(start, end)] = weekly.periods(from, time("2026-01-06T00:00:00Z"))[..] else { panic!() };
         assert_eq!((start, end), (time("2025-12-29T00:30:00Z"), time("2026-01-05T00:30:00Z")));
+        let never: Schedule = "0 0 30 2 *".parse().unwrap();
+        assert_eq!((never.periods(from, to), never.newest(to)), (Vec::new(), None));
         for wrong in ["", "* * * *", "61 * * * *", "@daily", "0 0 6 * * *"] {
             assert!(wrong.parse::<Schedule>().is_err(), "{wrong}");
         }
