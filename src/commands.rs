@@ -133,7 +133,7 @@ pub enum ExitReason {
     Usage,
     #[error("rules failed their check")]
     CheckFailed,
-    #[error("new findings")]
+    #[error("there are findings that were not known")]
     Found,
 }
 

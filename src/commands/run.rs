@@ -65,12 +65,10 @@ impl Run {
         }
         let text = if self.json { lines(&new)? } else { report(&run, &new) };
         print_all(&printable(&text))?;
-        match new.len() {
-            found if self.exit_code && found > 0 => {
-                Err(anyhow::Error::new(ExitReason::Found).context(format!("new findings: {found}")))
-            }
-            _ => Ok(()),
+        if self.exit_code && !new.is_empty() {
+            return Err(ExitReason::Found.into());
         }
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 use vedette_analytics::backtest::backtest;
@@ -226,8 +226,9 @@ async fn who_is_not_elected_runs_nothing_and_who_is_goes_on_from_the_store() {
 async fn a_store_that_is_away_holds_runs_up_and_nothing_is_told_twice() {
     let folder = tempfile::tempdir().unwrap();
     let mut place = Place::new(folder.path(), vec![hourly()], &refused("eve", 20)).await;
-    let flaky = Flaky { lake: place.store.clone(), failures: AtomicUsize::new(1), failed_ids: AtomicBool::new(true) };
-    place.store = Arc::new(flaky);
+    let (failures, failed_ids) = (AtomicUsize::new(1), AtomicBool::new(true));
+    let flaky = Arc::new(Flaky { lake: place.store.clone(), failures, failed_ids });
+    place.store = flaky.clone();
     let mut scheduler = place.scheduler();
     scheduler.turn(CASE_START + MINUTE).await.unwrap();
     let away = scheduler.turn(CASE_START + 61 * MINUTE).await.unwrap_err();
@@ -236,6 +237,12 @@ async fn a_store_that_is_away_holds_runs_up_and_nothing_is_told_twice() {
     scheduler.turn(CASE_START + 62 * MINUTE).await.unwrap();
     Place::check(&place.runs().await, &[(1, 1, 1)]);
     assert_eq!((place.told().await.len(), place.alerts().await), (1, 1));
+    // A run that is not recorded has not been.
+    flaky.failures.store(1, Ordering::SeqCst);
+    scheduler.turn(CASE_START + 121 * MINUTE).await.unwrap_err();
+    Place::check(&place.runs().await, &[(1, 1, 1)]);
+    scheduler.turn(CASE_START + 123 * MINUTE).await.unwrap();
+    Place::check(&place.runs().await, &[(1, 1, 1), (2, 0, 0)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
