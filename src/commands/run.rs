@@ -8,16 +8,17 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use vedette_analytics::engine::Finding;
 use vedette_analytics::scheduler::{Run as Ran, Runner};
-use vedette_detections::{Rule, RuleKind, Schedule, did_you_mean};
+use vedette_detections::{Rule, RuleKind, Ruleset, Schedule, did_you_mean};
 use vedette_journal::{Journal, JournalError};
 
 use super::backtest::{lines, moment};
 use super::{Common, ExitReason, components, print_all, printable};
 use crate::config::{Config, ConfigError, StoreKind};
 
-const AFTER: &str = "Runs the rule for its newest period that is over, as `vedette serve` and `vedette analytics` do by the clock: findings
-go to the alert topic and the store, and the run into the table runs. What was found before is not told again, so that it
-is safe to repeat. With the embedded journal nothing else may run on the data folder.
+const AFTER: &str =
+    "Runs the rule for its newest period that is over, as `vedette serve` and `vedette analytics` do by the clock: findings go
+to the alert topic and the store, and the run into the table runs. What was found before is not told again, so that it is
+safe to repeat. With the embedded journal nothing else may run on the data folder.
 
   vedette run cluster_admin_activity --json
   vedette run cluster_admin_activity --at 2026-03-01
@@ -49,16 +50,17 @@ impl Run {
     pub async fn run(self) -> anyhow::Result<()> {
         let config = self.common.load()?;
         super::start_log(&config)?;
-        let rule = scheduled(components::rules(&config)?, &self.rule)?;
+        let ruleset = Ruleset { rules: components::rules(&config)?, ..Ruleset::default() };
+        let rule = scheduled(&ruleset.rules, &self.rule)?;
         let now = Utc::now().timestamp_micros();
-        let period = period(&rule, self.at.unwrap_or(now), now)?;
+        let period = period(rule, self.at.unwrap_or(now), now)?;
         if config.store.kind == StoreKind::Lake && config.store.lake.is_missing() {
             anyhow::bail!("{}: no lake is there; --data names the folder of `vedette serve`", config.store.lake.url);
         }
         let journal = journal(&config).await?;
         let store = components::store(&config).await?;
         store.migrate().await.context("can't migrate the store")?;
-        let ran = Runner::new(journal, store, None).run(&rule, &Arc::default(), period, now).await;
+        let ran = Runner::new(journal, store, None).run(rule, &ruleset.lists, period, now).await;
         let (run, new) = ran.with_context(|| format!("rule {}", rule.id))?;
         if let Some(error) = run.error {
             anyhow::bail!("rule {}: {error}", rule.id);
@@ -73,9 +75,9 @@ impl Run {
 }
 
 /// The rule of that id, which must be one that runs by a schedule.
-fn scheduled(rules: Vec<Rule>, id: &str) -> Result<Rule, ConfigError> {
-    let hint = did_you_mean(id, rules.iter().map(|rule| rule.id.as_str()));
-    let Some(rule) = rules.into_iter().find(|rule| rule.id == id) else {
+fn scheduled<'a>(rules: &'a [Rule], id: &str) -> Result<&'a Rule, ConfigError> {
+    let Some(rule) = rules.iter().find(|rule| rule.id == id) else {
+        let hint = did_you_mean(id, rules.iter().map(|rule| rule.id.as_str()));
         return Err(ConfigError::Flag(format!("there is no rule {id}{hint}")));
     };
     match rule.kind {
@@ -136,18 +138,18 @@ mod tests {
     #[test]
     fn the_newest_period_that_is_over_runs() {
         let rules = vedette_detections::builtin().unwrap();
-        let rule = scheduled(rules.clone(), "cluster_admin_activity").unwrap();
+        let rule = scheduled(&rules, "cluster_admin_activity").unwrap();
         let time = |text: &str| moment(text).unwrap();
         for (at, end) in [
             ("2026-01-03T05:59:59Z", "2026-01-02T06:00:00Z"),
             ("2026-01-03T06:00:00Z", "2026-01-03T06:00:00Z"),
             ("2026-01-03T07:00:00Z", "2026-01-03T06:00:00Z"),
         ] {
-            let found = period(&rule, time(at), time("2026-02-01")).unwrap();
+            let found = period(rule, time(at), time("2026-02-01")).unwrap();
             assert_eq!(found, (time(end) - 86_400_000_000, time(end)), "{at}");
         }
-        assert!(period(&rule, time("2026-01-02"), time("2026-01-01")).unwrap_err().to_string().contains("--at"));
-        let error = scheduled(rules, "cluster_admin_activit").unwrap_err().to_string();
+        assert!(period(rule, time("2026-01-02"), time("2026-01-01")).unwrap_err().to_string().contains("--at"));
+        let error = scheduled(&rules, "cluster_admin_activit").unwrap_err().to_string();
         assert!(error.contains("did you mean cluster_admin_activity"), "{error}");
     }
 }

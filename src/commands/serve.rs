@@ -194,7 +194,7 @@ impl Engine {
     ) -> anyhow::Result<Self> {
         store.migrate().await.context("can't migrate the store")?;
         let analytics = &config.analytics;
-        let ruleset = Ruleset { rules: components::rules(config)?, lists: Arc::default() };
+        let ruleset = Ruleset { rules: components::rules(config)?, ..Ruleset::default() };
         let (shared, rules) = (Arc::clone(store), ruleset.rules.clone());
         let pipeline = Pipeline::new(analytics.clone(), Arc::clone(journal), shared, rules).await;
         let pipeline = pipeline.map_err(unusable_rule)?;

@@ -57,7 +57,7 @@ impl Place {
     async fn new(folder: &Path, rules: Vec<Rule>, events: &[CaseEvent]) -> Self {
         let journal = embedded::Config { path: folder.join("journal"), ..Default::default() }.open().unwrap();
         let store = lake(&folder.join("lake"), events).await;
-        let rules = watch::Sender::new(Arc::new(Ruleset { rules, lists: Arc::default() }));
+        let rules = watch::Sender::new(Arc::new(Ruleset { rules, ..Ruleset::default() }));
         Self { journal, store, elected: watch::Sender::new(true), rules, overlap: 24 }
     }
 
@@ -195,7 +195,7 @@ async fn a_rule_that_fails_is_recorded_said_once_a_day_and_tried_again_while_oth
     assert_eq!(told, ["eve", "failing"]);
     // A reload that puts it right makes up for the period.
     let repaired = Rule { id: "failing".into(), version: 2, ..hourly() };
-    place.rules.send_replace(Arc::new(Ruleset { rules: vec![repaired], lists: Arc::default() }));
+    place.rules.send_replace(Arc::new(Ruleset { rules: vec![repaired], ..Ruleset::default() }));
     place.scheduler().turn(CASE_START + 110 * MINUTE).await.unwrap();
     let repaired = "SELECT rule_version, outcome FROM runs WHERE rule_id = 'failing' ORDER BY event_time DESC LIMIT 1";
     let row = json_rows(&rows(&place.store, repaired).await[0]).unwrap().remove(0);
