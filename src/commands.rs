@@ -22,10 +22,13 @@ mod operating;
 mod query;
 mod reload;
 mod rules;
+mod run;
 mod send;
 mod serve;
 
-const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 bad usage or configuration, 3 a rule failed its check.
+const EXIT_CODES: &str =
+    "Exit codes: 0 success, 1 failure, 2 bad usage or configuration, 3 a rule failed its check, 4 `run
+--exit-code` has new findings.
 
 Configuration: one TOML file (--config), under VEDETTE_… environment variables (journal.kafka.brokers is
 VEDETTE_JOURNAL__KAFKA__BROKERS), under flags. `vedette config` prints the effective one.";
@@ -52,6 +55,8 @@ enum Verb {
     Query(query::Query),
     /// Runs rules over the events of a time that has passed, and says what they would have found.
     Backtest(backtest::Backtest),
+    /// Runs a scheduled rule once, for a scheduler other than Vedette's own.
+    Run(run::Run),
     /// Lists the rules that run; `rules explain ID` says how one of them runs.
     Rules(rules::Rules),
     /// Lints rules and runs their tests through the engine.
@@ -107,6 +112,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Verb::Send(send) => send.run().await,
         Verb::Query(query) => query.run().await,
         Verb::Backtest(backtest) => backtest.run().await,
+        Verb::Run(run) => run.run().await,
         Verb::Rules(rules) => rules.run().await,
         Verb::Check(check) => check.run().await,
         Verb::Functions(functions) => functions.run(),
@@ -128,6 +134,8 @@ pub enum ExitReason {
     Usage,
     #[error("rules failed their check")]
     CheckFailed,
+    #[error("there are findings that were not known")]
+    Found,
 }
 
 impl ExitReason {
@@ -147,6 +155,7 @@ impl ExitReason {
             Self::Failure => 1,
             Self::Usage => 2,
             Self::CheckFailed => 3,
+            Self::Found => 4,
         })
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-const VERBS: [&str; 10] =
-    ["serve", "ingest", "analytics", "send", "query", "check", "functions", "migrate", "demo", "config"];
+const VERBS: [&str; 11] =
+    ["serve", "ingest", "analytics", "send", "query", "run", "check", "functions", "migrate", "demo", "config"];
 
 /// The program, with none of the tester's own configuration.
 fn program() -> Command {

@@ -33,6 +33,12 @@ impl Schedule {
         periods
     }
 
+    /// The newest run at or before a time, as the period that it covers.
+    pub fn newest(&self, time: i64) -> Option<(i64, i64)> {
+        let end = self.before(time.saturating_add(1))?;
+        Some((self.before(end).unwrap_or(end), end))
+    }
+
     /// The first run after a time.
     pub fn after(&self, time: i64) -> Option<i64> {
         let run = self.0.find_next_occurrence(&at(time)?, false).ok()?;
@@ -41,10 +47,14 @@ impl Schedule {
 
     /// The last run before a time.
     pub fn before(&self, time: i64) -> Option<i64> {
-        let run = self.0.find_previous_occurrence(&at(time)?, false).ok()?;
+        // Whole seconds are all that it looks at, and a run may be in this one.
+        let next = (time.checked_add(SECOND - 1)?).div_euclid(SECOND) * SECOND;
+        let run = self.0.find_previous_occurrence(&at(next)?, false).ok()?;
         Some(run.timestamp_micros())
     }
 }
+
+const SECOND: i64 = 1_000_000;
 
 fn at(micros: i64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(micros)
@@ -62,9 +72,17 @@ mod tests {
         let days = [time("2026-01-01T06:00:00Z"), time("2026-01-02T06:00:00Z"), time("2026-01-03T06:00:00Z")];
         assert_eq!(daily.periods(from, to), [(days[0], days[1]), (days[1], days[2])]);
         assert_eq!(daily.periods(from, to - 1), [(days[0], days[1])]);
+        for (after, run) in [(-1, days[0]), (0, days[1]), (1, days[1]), (SECOND / 2, days[1])] {
+            assert_eq!(daily.newest(days[1] + after), Some((run - 86_400 * SECOND, run)), "{after}");
+        }
+        assert_eq!(daily.before(days[1]), Some(days[0]));
+        assert_eq!(daily.before(days[1] + SECOND / 2), Some(days[1]));
+        assert_eq!(daily.after(days[1] - SECOND / 2), Some(days[1]));
         let weekly: Schedule = "30 0 * * 1".parse().unwrap();
         let [(start, end)] = weekly.periods(from, time("2026-01-06T00:00:00Z"))[..] else { panic!() };
         assert_eq!((start, end), (time("2025-12-29T00:30:00Z"), time("2026-01-05T00:30:00Z")));
+        let never: Schedule = "0 0 30 2 *".parse().unwrap();
+        assert_eq!((never.periods(from, to), never.newest(to)), (Vec::new(), None));
         for wrong in ["", "* * * *", "61 * * * *", "@daily", "0 0 6 * * *"] {
             assert!(wrong.parse::<Schedule>().is_err(), "{wrong}");
         }

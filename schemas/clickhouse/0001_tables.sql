@@ -292,3 +292,30 @@ PRIMARY KEY (cluster, event_time)
 ORDER BY (cluster, event_time, alert_id)
 TTL toDateTime(day) + INTERVAL 400 DAY
 SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;
+
+-- One run of a scheduled rule, whether it succeeded or failed.
+CREATE TABLE IF NOT EXISTS runs
+(
+    run_id String,
+    cluster LowCardinality(String),
+    day Date32,
+    received_at DateTime64(6, 'UTC'),
+    event_time DateTime64(6, 'UTC'),
+    rule_id LowCardinality(String),
+    rule_version Int32,
+    period_start DateTime64(6, 'UTC'),
+    period_end DateTime64(6, 'UTC'),
+    took_ms Int64,
+    period_rows Int64,
+    findings Int64,
+    new_findings Int64,
+    outcome LowCardinality(String),
+    error Nullable(String),
+    INDEX received_at_minmax received_at TYPE minmax GRANULARITY 1
+)
+ENGINE = ReplacingMergeTree
+PARTITION BY toYYYYMMDD(day)
+PRIMARY KEY (cluster, event_time)
+ORDER BY (cluster, event_time, run_id)
+TTL toDateTime(day) + INTERVAL 400 DAY
+SETTINGS ttl_only_drop_parts = 1, non_replicated_deduplication_window = 10000;

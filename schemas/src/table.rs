@@ -73,11 +73,19 @@ pub enum Table {
     RoleRules,
     RoleSubjects,
     Alerts,
+    Runs,
 }
 
 impl Table {
-    pub const ALL: [Table; 6] =
-        [Table::Audit, Table::Falco, Table::Containers, Table::RoleRules, Table::RoleSubjects, Table::Alerts];
+    pub const ALL: [Table; 7] = [
+        Table::Audit,
+        Table::Falco,
+        Table::Containers,
+        Table::RoleRules,
+        Table::RoleSubjects,
+        Table::Alerts,
+        Table::Runs,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -87,6 +95,7 @@ impl Table {
             Table::RoleRules => "role_rules",
             Table::RoleSubjects => "role_subjects",
             Table::Alerts => "alerts",
+            Table::Runs => "runs",
         }
     }
 
@@ -107,6 +116,7 @@ impl Table {
             Table::RoleRules => "One policy rule of a Role or ClusterRole written through the API.",
             Table::RoleSubjects => "One subject of a RoleBinding or ClusterRoleBinding written through the API.",
             Table::Alerts => "One finding.",
+            Table::Runs => "One run of a scheduled rule, whether it succeeded or failed.",
         }
     }
 
@@ -117,10 +127,21 @@ impl Table {
             Table::Audit => AUDIT,
             Table::Falco => FALCO,
             Table::Alerts => ALERTS,
+            Table::Runs => RUNS,
             Table::Containers => &DERIVED[0],
             Table::RoleRules => &DERIVED[1],
             Table::RoleSubjects => &DERIVED[2],
         }
+    }
+
+    /// The column that says which row is which, or of which event it is.
+    pub fn id(self) -> &'static str {
+        self.columns()[0].name
+    }
+
+    /// Whether its rows go by on the stream. The others are made by Vedette itself, and only what runs over the store reads them.
+    pub fn is_streamed(self) -> bool {
+        !matches!(self, Table::Alerts | Table::Runs)
     }
 
     pub fn schema(self) -> SchemaRef {
@@ -348,6 +369,29 @@ const ALERTS: &[Column] = &[
     may("node", Label, "Node concerned."),
     may("count", Int64, "How often the rule has found this so far. A repeat raises it and adds no finding."),
     may("last_event_time", Time, "When the newest of the events that raised it happened."),
+];
+
+const RUNS: &[Column] = &[
+    must("run_id", Text, "Identity of the run: 32 hex digits over rule, version, period and when it began."),
+    must("cluster", Label, "Empty: a run is over all clusters."),
+    must("day", Day, "UTC day on which it was recorded. Tables are partitioned by it."),
+    must("received_at", Time, "When it had ended, and was recorded."),
+    must("event_time", Time, "When it began."),
+    must("rule_id", Label, "Rule that ran."),
+    must("rule_version", Int32, "Version of the rule."),
+    must("period_start", Time, "Start of the period that it ran for."),
+    must("period_end", Time, "End of the period that it ran for, which is not part of it."),
+    must("took_ms", Int64, "Milliseconds that it took."),
+    must(
+        "period_rows",
+        Int64,
+        "Rows of the period, by event time, in the tables that the rule reads, runs and the rule's own alerts left out. \
+         When there are more, the period is run again.",
+    ),
+    must("findings", Int64, "Findings, with those that were known before."),
+    must("new_findings", Int64, "Findings that were not known before."),
+    must("outcome", Label, "ok or failed."),
+    may("error", Text, "Why it failed."),
 ];
 
 #[cfg(test)]

@@ -95,7 +95,8 @@ fn chosen(configured: &[Rule], names: &[String]) -> anyhow::Result<Vec<Rule>> {
     Ok(rules)
 }
 
-fn lines(findings: &[Finding]) -> anyhow::Result<String> {
+/// Each finding as a line of JSON.
+pub(super) fn lines(findings: &[Finding]) -> anyhow::Result<String> {
     let mut text = String::new();
     for row in vedette_analytics::pipeline::rows(findings)? {
         let _ = writeln!(text, "{}", serde_json::Value::Object(row));
@@ -146,7 +147,7 @@ fn report(outcome: &Outcome, span: i64, show: usize) -> String {
 }
 
 /// A point in time, in microseconds since 1970.
-fn moment(text: &str) -> Result<i64, String> {
+pub(super) fn moment(text: &str) -> Result<i64, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.timestamp_micros());
     }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use toml::Value;
 use vedette_analytics::engine::Finding;
 use vedette_analytics::pipeline::{Pipeline, PipelineError};
+use vedette_analytics::scheduler::{Runner, Scheduler};
 use vedette_analytics::store::Store;
 use vedette_ingest::Ingest as Receivers;
 use vedette_journal::Journal;
@@ -172,9 +173,10 @@ fn unusable_rule(error: PipelineError) -> anyhow::Error {
     }
 }
 
-/// The running pipeline, and the store's housekeeping beside it.
+/// The running pipeline, and beside it the schedule and the store's housekeeping.
 struct Engine {
     pipeline: JoinHandle<anyhow::Result<()>>,
+    schedule: Option<JoinHandle<()>>,
     maintenance: JoinHandle<()>,
     stop: CancellationToken,
 }
@@ -187,15 +189,20 @@ impl Engine {
         on_finding: Option<UnboundedSender<Finding>>,
     ) -> anyhow::Result<Self> {
         store.migrate().await.context("can't migrate the store")?;
+        let analytics = &config.analytics;
         let rules = Arc::new(components::ruleset(config)?);
-        let (journal, shared) = (Arc::clone(journal), Arc::clone(store));
         let stop = CancellationToken::new();
         let reloads = reload::watch(&config.detections, rules.clone(), stop.clone());
-        let pipeline = Pipeline::new(config.analytics.clone(), journal, shared, rules).await.map_err(unusable_rule)?;
-        let pipeline = pipeline.following(reloads);
+        let pipeline = Pipeline::new(analytics.clone(), Arc::clone(journal), Arc::clone(store), rules).await;
+        let pipeline = pipeline.map_err(unusable_rule)?.following(reloads);
+        let schedule = analytics.schedule.then(|| {
+            let runner = Runner::new(Arc::clone(journal), Arc::clone(store), on_finding.clone());
+            let (live, elected) = (pipeline.live(), pipeline.elected());
+            tokio::spawn(Scheduler::new(analytics, Arc::clone(store), runner, live, elected).run(stop.clone()))
+        });
         let token = stop.clone();
         let pipeline = tokio::spawn(async move { pipeline.run(token, on_finding).await.context("the engine stopped") });
-        Ok(Self { pipeline, maintenance: tokio::spawn(maintain(Arc::clone(store), stop.clone())), stop })
+        Ok(Self { pipeline, schedule, maintenance: tokio::spawn(maintain(Arc::clone(store), stop.clone())), stop })
     }
 
     /// Runs until the token is cancelled, then as long as the engine needs to finish, up to a deadline.
@@ -213,8 +220,9 @@ impl Engine {
                 Err(_) => bail!("the engine did not finish within {} s; the journal has what it left", DRAIN.as_secs()),
             },
         };
-        // Housekeeping is safe to stop at any point.
+        // Both are safe to stop at any point.
         self.maintenance.abort();
+        self.schedule.inspect(JoinHandle::abort);
         result.context("the engine")?
     }
 }

@@ -50,7 +50,7 @@ fn several_processes_may_migrate_a_new_database_at_once() {
         }
     });
     let tables = place.services.clickhouse("SELECT count() FROM system.tables WHERE database = currentDatabase()");
-    assert_eq!(tables, "7\n");
+    assert_eq!(tables, "8\n");
 }
 
 #[test]

@@ -8,9 +8,10 @@ use tempfile::TempDir;
 use crate::program::{Program, Settings, free_address};
 use crate::services::{Bucket, Services};
 
-/// Where rows become visible after a second, so that tests needn't wait for five.
+/// Where rows become visible after a second, so that tests needn't wait for five, and what is found does not depend on the
+/// time of day.
 fn prompt() -> Settings {
-    Settings::default().with("ANALYTICS__FLUSH_SECONDS", 1)
+    Settings::default().with("ANALYTICS__FLUSH_SECONDS", 1).with("ANALYTICS__SCHEDULE", false)
 }
 
 /// `vedette serve` over a folder of its own.

@@ -14,4 +14,5 @@ mod load;
 mod overlay;
 mod program;
 mod recall;
+mod schedule;
 mod services;

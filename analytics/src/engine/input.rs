@@ -42,7 +42,7 @@ enum Make {
 
 /// Registers the tables that rules read, over one slot.
 pub fn register(context: &SessionContext, slot: &Slot) -> Result<(), DataFusionError> {
-    for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts) {
+    for table in Table::ALL.into_iter().filter(|table| table.is_streamed()) {
         let provider = Arc::new(SlotTable::new(table.schema(), slot.clone(), Filters::Ours));
         context.deregister_table(table.name())?; // the rule before this one left its own
         context.register_table(table.name(), provider)?;

@@ -139,7 +139,7 @@ type Outcome = Result<Vec<RecordBatch>, DataFusionError>;
 const WEIGH: u64 = 16;
 
 impl Engine {
-    /// Plans every rule. The first that doesn't plan is the error. Scheduled rules are left out: the store answers them.
+    /// Plans every rule. The first that doesn't plan is the error. Scheduled rules are then left out: the store answers them.
     pub async fn new(rules: Vec<Rule>) -> Result<Self, EngineError> {
         Self::with(rules, Options::default()).await
     }
@@ -155,10 +155,14 @@ impl Engine {
             open: Open::default(),
             batches: 0,
         };
-        for rule in rules.into_iter().filter(|rule| rule.kind != RuleKind::Scheduled) {
+        for rule in rules {
             let id = rule.id.clone();
             let failed = |reason: DataFusionError| EngineError::Rule { rule: id, reason: reason.to_string() };
-            engine.add(rule).await.map_err(failed)?;
+            let planned = match rule.kind {
+                RuleKind::Scheduled => report::check(&rule, &engine.options.lists).await,
+                _ => engine.add(rule).await,
+            };
+            planned.map_err(failed)?;
         }
         Ok(engine)
     }

@@ -10,6 +10,7 @@ use arrow::datatypes::Int32Type;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
+use tokio::sync::mpsc::UnboundedSender;
 use vedette_journal::{Record, Source};
 use vedette_schemas::table::list_item;
 use vedette_schemas::{EventId, Table};
@@ -70,6 +71,17 @@ pub fn records(findings: &[Finding]) -> Result<Vec<Record>, ArrowError> {
         Record::new(finding.cluster.as_str().into(), Source::Vedette, finding.raised_at, payload)
     });
     Ok(records.collect())
+}
+
+/// Counts findings that the alert topic has, and passes them on to whoever listens.
+pub fn announce(findings: Vec<Finding>, listener: Option<&UnboundedSender<Finding>>) {
+    for finding in findings {
+        metrics::counter!("vedette_findings_total", "severity" => finding.severity.name()).increment(1);
+        if let Some(listener) = listener {
+            // A listener that went away is no reason to stop.
+            let _ = listener.send(finding);
+        }
+    }
 }
 
 fn texts(findings: &[Finding], get: impl Fn(&Finding) -> Option<String>) -> ArrayRef {

@@ -37,6 +37,12 @@ pub struct Config {
     /// After a restart, how far before the first redelivered event the store is asked for ids, in minutes: as long as a
     /// sender may take to send a batch again. Default 10.
     pub seen_minutes: u32,
+    /// Whether scheduled rules run here; of several processes one runs them. Without it they wait for `vedette run`. Default
+    /// true.
+    pub schedule: bool,
+    /// How far back missed runs of scheduled rules are caught up on, and for how long a period that ran is looked at again,
+    /// for events that came late, in hours. Default 24.
+    pub schedule_overlap_hours: u32,
 }
 
 impl Default for Config {
@@ -53,6 +59,8 @@ impl Default for Config {
             lateness_seconds: 60,
             state_bytes: 1 << 30,
             seen_minutes: 10,
+            schedule: true,
+            schedule_overlap_hours: 24,
         }
     }
 }

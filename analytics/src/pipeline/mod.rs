@@ -17,18 +17,22 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vedette_detections::Ruleset;
-use vedette_journal::{Consumer, Delivered, Journal, JournalError, Polled, Positions, Record, Source, Topic};
+use vedette_journal::{
+    Consumer, Delivered, Journal, JournalError, Partition, Polled, Positions, Record, Source, Topic,
+};
 use vedette_schemas::{EventId, Table};
 
 use crate::engine::{Engine, EngineError, Finding};
 use crate::store::{Store, StoreError};
+pub(crate) use alerts::{announce, records};
 pub use alerts::{batch, rows};
 pub use config::Config;
 use decode::Fresh;
 use flush::{Flush, Pending};
 use reload::Reload;
 pub use reload::Reloads;
-use seen::{Ahead, Seen};
+use seen::Ahead;
+pub(crate) use seen::Seen;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -67,6 +71,8 @@ pub struct Pipeline {
     /// Positions of what is stored, which the journal did not take yet.
     uncommitted: Positions,
     on_finding: Option<UnboundedSender<Finding>>,
+    /// Whether this process holds the partition whose holder runs the schedule.
+    elected: watch::Sender<bool>,
 }
 
 impl Pipeline {
@@ -99,6 +105,7 @@ impl Pipeline {
             flush: None,
             uncommitted: Positions::new(),
             on_finding: None,
+            elected: watch::Sender::new(false),
         })
     }
 
@@ -111,6 +118,11 @@ impl Pipeline {
     /// The rules that run.
     pub fn live(&self) -> watch::Receiver<Arc<Ruleset>> {
         self.live.subscribe()
+    }
+
+    /// Whether this process is the one of its group that runs the schedule.
+    pub fn elected(&self) -> watch::Receiver<bool> {
+        self.elected.subscribe()
     }
 
     /// Runs until the token is cancelled, then reads on for a while, and stores and commits what it holds. `on_finding` sees
@@ -154,6 +166,7 @@ impl Pipeline {
             }
         };
         let idle = matches!(polled, Polled::Idle);
+        self.elect(&polled);
         match polled {
             Polled::Records(records) => self.take(records).await?,
             Polled::Assigned(_) => {
@@ -176,6 +189,13 @@ impl Pipeline {
         self.turn(consumer).await?;
         self.renew().await?;
         Ok(!idle)
+    }
+
+    fn elect(&self, polled: &Polled) {
+        let (Polled::Assigned(partitions) | Polled::Revoking(partitions)) = polled else { return };
+        if partitions.contains(&ELECTING) {
+            self.elected.send_replace(matches!(polled, Polled::Assigned(_)));
+        }
     }
 
     /// Decodes and evaluates one delivery; its findings are durable in the alert topic when this returns.
@@ -240,15 +260,11 @@ impl Pipeline {
             return Ok(None);
         }
         let batch = self.publish(&findings).await?;
-        for finding in findings {
+        for finding in &findings {
             let seconds = (chrono::Utc::now().timestamp_micros() - finding.received_at) as f64 / 1e6;
             metrics::histogram!("vedette_finding_latency_seconds").record(seconds.max(0.0));
-            metrics::counter!("vedette_findings_total", "severity" => finding.severity.name()).increment(1);
-            if let Some(listener) = &self.on_finding {
-                // A listener that went away is no reason to stop.
-                let _ = listener.send(finding);
-            }
         }
+        announce(findings, self.on_finding.as_ref());
         Ok(Some(batch))
     }
 
@@ -383,6 +399,9 @@ async fn recent_ids(store: &dyn Store, table: Table, since: i64, most: usize) ->
 
 /// How long partitions that another process takes over may wait for the store; the journal gives them up at 15 seconds.
 const HAND_OVER: Duration = Duration::from_secs(12);
+
+/// Who holds this partition runs the schedule: a consumer group gives it to one process at a time.
+const ELECTING: Partition = Partition { topic: Topic::Audit, number: 0 };
 
 /// How often time is passed on to rules that wait.
 const EVERY_PASS: Duration = Duration::from_secs(1);

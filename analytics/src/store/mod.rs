@@ -45,7 +45,7 @@ pub trait Store: Send + Sync {
     /// Stores rows durably. The same `journal`, `from` and `to` a second time change nothing.
     async fn write(&self, write: Write) -> Result<(), StoreError>;
 
-    /// Ids (`event_id`, or `alert_id` of alerts) of rows received at or after `since` (microseconds since 1970), newest
+    /// Ids (`Table::id`) of rows received at or after `since` (microseconds since 1970), newest
     /// `limit` of them, oldest first: what a restart must know to recognise a redelivery. An event with several rows may be
     /// there several times.
     async fn recent_ids(&self, table: Table, since: i64, limit: usize) -> Result<Vec<EventId>, StoreError>;

@@ -146,6 +146,23 @@ async fn the_same_events_give_the_same_ids_however_they_are_batched() {
 }
 
 #[tokio::test]
+async fn a_scheduled_rule_that_can_never_run_is_refused_with_the_reason() {
+    let scheduled = |schedule: &str, sql: &str| Rule {
+        kind: RuleKind::Scheduled,
+        schedule: Some(schedule.into()),
+        ..rule("nightly", sql)
+    };
+    let good = "SELECT cluster, rule_id FROM runs WHERE event_time < period_end()";
+    assert!(Engine::new(vec![scheduled("0 6 * * *", good)]).await.unwrap().is_empty());
+    for (schedule, sql, reason) in
+        [("0 25 * * *", good, "schedule"), ("0 6 * * *", "SELECT no_such_column FROM audit", "no_such_column")]
+    {
+        let error = Engine::new(vec![scheduled(schedule, sql)]).await.err().unwrap().to_string();
+        assert!(error.contains("rule nightly: ") && error.contains(reason), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_rule_that_fails_is_taken_out_and_said_while_others_go_on() {
     let tables = tables();
     let failing = rule(

@@ -90,16 +90,22 @@ async fn run(rules: Vec<Rule>, batches: &[Vec<CaseEvent>]) -> BTreeMap<EventId, 
 }
 
 /// A lake that holds these events.
-async fn lake(folder: &Path, events: &[CaseEvent]) -> Arc<dyn Store> {
+pub async fn lake(folder: &Path, events: &[CaseEvent]) -> Arc<dyn Store> {
     let config =
         lake::Config { url: folder.to_str().unwrap().to_owned(), retention_days: 100_000, ..Default::default() };
     let store = config.open().await.unwrap();
     store.migrate().await.unwrap();
-    for (table, batch) in decode(events).into_iter().filter(|(_, batch)| batch.num_rows() > 0) {
+    let store: Arc<dyn Store> = store;
+    keep(&store, decode(events)).await;
+    store
+}
+
+/// Stores rows.
+pub async fn keep(store: &Arc<dyn Store>, tables: Tables) {
+    for (table, batch) in tables.into_iter().filter(|(_, batch)| batch.num_rows() > 0) {
         let (from, to) = Default::default();
         store.write(Write { table, batches: vec![batch], journal: "test".into(), from, to }).await.unwrap();
     }
-    store
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ fn id(row: usize) -> EventId {
 fn column(column: &Column, rows: std::ops::Range<usize>, start: i64) -> ArrayRef {
     let null = |row: usize| column.nullable && row.is_multiple_of(3);
     let text = |row: usize| match column.name {
-        "event_id" | "alert_id" => id(row).to_string(),
+        "event_id" | "alert_id" | "run_id" => id(row).to_string(),
         "cluster" => format!("cluster-{}", row % 2),
         name => format!("{name} of {row}, longer than a view holds inline"),
     };

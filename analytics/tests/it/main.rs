@@ -7,3 +7,4 @@ mod kinds;
 mod lake;
 mod pipeline;
 mod reload;
+mod schedule;

@@ -83,11 +83,11 @@ pub async fn rows(store: &Arc<dyn Store>, sql: &str) -> Vec<RecordBatch> {
     query::plan(&session, sql).await.unwrap().collect().await.unwrap()
 }
 
-async fn number(store: &Arc<dyn Store>, sql: &str) -> i64 {
+pub async fn number(store: &Arc<dyn Store>, sql: &str) -> i64 {
     rows(store, sql).await[0].column(0).as_primitive::<arrow::datatypes::Int64Type>().value(0)
 }
 
-async fn read(journal: &Arc<dyn Journal>, topic: Topic) -> Vec<Record> {
+pub async fn read(journal: &Arc<dyn Journal>, topic: Topic) -> Vec<Record> {
     let mut consumer = journal.subscribe("reader", &[topic]).await.unwrap();
     let mut all = Vec::new();
     let limits = Limits { records: 10_000, bytes: 1 << 30, wait: Duration::from_millis(50) };
@@ -192,10 +192,10 @@ async fn a_failing_rule_raises_a_finding_about_itself_and_the_stream_goes_on() {
 }
 
 /// A lake that is away for the first so many writes, and when it is first asked for ids.
-struct Flaky {
-    lake: Arc<dyn Store>,
-    failures: AtomicUsize,
-    failed_ids: AtomicBool,
+pub struct Flaky {
+    pub lake: Arc<dyn Store>,
+    pub failures: AtomicUsize,
+    pub failed_ids: AtomicBool,
 }
 
 #[async_trait]

@@ -105,7 +105,7 @@ fn without_time(plan: &LogicalPlan, bounded: bool, tables: &mut Vec<String>) {
 }
 
 fn about_table(table: Table, form: Form, selected: &[String], conditions: &[String], problems: &mut Vec<String>) {
-    let staged = !matches!(table, Table::Falco | Table::Alerts);
+    let staged = table.is_streamed() && table != Table::Falco;
     if staged && !conditions.iter().any(|column| column == "stage") {
         problems.push(format!("no condition on stage: one request gives {} a row for each", table.name()));
     }
@@ -123,7 +123,7 @@ fn parts(table: Table) -> &'static [&'static str] {
         Table::Containers => &["container_kind", "container_name"],
         Table::RoleRules => &["rule_index"],
         Table::RoleSubjects => &["subject_index"],
-        Table::Audit | Table::Falco | Table::Alerts => &[],
+        Table::Audit | Table::Falco | Table::Alerts | Table::Runs => &[],
     }
 }
 
@@ -146,7 +146,7 @@ struct Planned {
 
 fn plan(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Planned, DataFusionError> {
     let context = crate::sql::session_with_lists(lists.clone(), |config| config)?;
-    for table in Table::ALL.into_iter().filter(|table| *table != Table::Alerts || form == Form::Report) {
+    for table in Table::ALL.into_iter().filter(|table| table.is_streamed() || form == Form::Report) {
         context.register_table(table.name(), Arc::new(MemTable::try_new(table.schema(), vec![vec![]])?))?;
     }
     if form == Form::Report {

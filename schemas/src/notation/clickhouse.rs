@@ -52,6 +52,7 @@ fn sorting_key(table: Table) -> &'static [&'static str] {
     match table {
         Table::Audit | Table::Falco => &["cluster", "event_time", "event_id"],
         Table::Alerts => &["cluster", "event_time", "alert_id"],
+        Table::Runs => &["cluster", "event_time", "run_id"],
         // A write that was refused can name two containers alike, or none: the image tells more of them apart.
         Table::Containers => {
             &["cluster", "event_time", "event_id", "container_kind", "ifNull(container_name, '')", "ifNull(image, '')"]
@@ -64,7 +65,7 @@ fn sorting_key(table: Table) -> &'static [&'static str] {
 /// Days that rows stay.
 fn days_kept(table: Table) -> u32 {
     match table {
-        Table::Alerts => 400,
+        Table::Alerts | Table::Runs => 400,
         _ => 90,
     }
 }

@@ -126,7 +126,7 @@ impl Store for ClickHouse {
     }
 
     async fn recent_ids(&self, table: Table, since: i64, limit: usize) -> Result<Vec<EventId>, StoreError> {
-        let id = if table == Table::Alerts { "alert_id" } else { "event_id" };
+        let id = table.id();
         let sql = format!(
             "SELECT {id} FROM {} WHERE received_at >= fromUnixTimestamp64Micro({since}, 'UTC') \
              ORDER BY received_at DESC LIMIT {limit}",

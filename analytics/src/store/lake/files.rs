@@ -39,7 +39,7 @@ pub(super) fn properties(table: Table, zstd_level: i32) -> WriterProperties {
         if column.kind == Kind::Json {
             builder = builder.set_column_statistics_enabled(path.clone(), EnabledStatistics::None);
         }
-        if column.kind == Kind::Json || ["event_id", "alert_id", "audit_id"].contains(&column.name) {
+        if column.kind == Kind::Json || column.name == table.id() || column.name == "audit_id" {
             builder = builder.set_column_dictionary_enabled(path, false);
         }
     }

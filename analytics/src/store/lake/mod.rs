@@ -36,7 +36,7 @@ pub struct Config {
     pub storage_options: BTreeMap<String, String>,
     /// Days that events are kept, by day of receipt.
     pub retention_days: u32,
-    /// Days that alerts are kept.
+    /// Days that alerts, and the history of scheduled rules' runs, are kept.
     pub alerts_retention_days: u32,
     /// Size that compaction aims at: files beyond half of it are left alone. While it writes one, it holds it in memory.
     pub target_file_bytes: u64,
@@ -131,7 +131,7 @@ impl Config {
     }
 
     fn retention_of(&self, table: Table) -> u32 {
-        if table == Table::Alerts { self.alerts_retention_days } else { self.retention_days }
+        if table.is_streamed() { self.retention_days } else { self.alerts_retention_days }
     }
 }
 

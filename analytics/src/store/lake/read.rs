@@ -53,7 +53,7 @@ pub(super) async fn holds(delta: &DeltaTable, write: &Write, oldest_day: i32) ->
         let times = batch
             .column_by_name("received_at")
             .and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>());
-        let ids = batch.column_by_name(id_of(write.table)).and_then(|column| column.as_string_view_opt());
+        let ids = batch.column_by_name(write.table.id()).and_then(|column| column.as_string_view_opt());
         let (Some(times), Some(ids)) = (times, ids) else { continue };
         let kept = times.values().iter().zip(ids).filter(|(time, _)| **time >= oldest);
         for (time, id) in kept.filter_map(|(time, id): (&i64, _)| Some((*time, EventId::parse(id?)?))) {
@@ -79,11 +79,6 @@ pub(super) fn latest(alerts: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProv
     Ok(rows.into_view())
 }
 
-/// The column of a row's identity.
-fn id_of(table: Table) -> &'static str {
-    if table == Table::Alerts { "alert_id" } else { "event_id" }
-}
-
 async fn read_day(
     table: Table,
     delta: &DeltaTable,
@@ -92,7 +87,7 @@ async fn read_day(
     limit: usize,
     newest: &mut Newest,
 ) -> Result<(), DataFusionError> {
-    let id = id_of(table);
+    let id = table.id();
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
     let since = ScalarValue::TimestampMicrosecond(Some(since), Some("UTC".into()));
     let wanted = col(PARTITION).eq(lit(ScalarValue::Date32(Some(day)))).and(col("received_at").gt_eq(lit(since)));
