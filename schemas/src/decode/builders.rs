@@ -1,6 +1,5 @@
 //! The columns of a batch under construction.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,7 +9,7 @@ use arrow::array::{
 use arrow::error::ArrowError;
 
 use super::labels::Labels;
-use super::row::Value;
+use super::row::{Row, Text, Value};
 use crate::table::{Kind, Table, list_item};
 
 /// One column.
@@ -39,15 +38,17 @@ impl Builder {
         }
     }
 
-    fn append(&mut self, value: &Value<'_>, elements: &[Cow<'_, str>]) {
-        let text = if let Value::Text(text) = value { Some(text.as_ref()) } else { None };
+    #[inline(always)]
+    fn append(&mut self, value: &Value<'_>, elements: &[Text<'_>], owned: &str) {
+        let text = if let Value::Text(text) = value { Some(text.read(owned)) } else { None };
         let int = if let Value::Int(int) = value { Some(*int) } else { None };
         match self {
             Self::Text(builder) => builder.append_option(text),
             Self::Label(builder) => builder.append(text),
             Self::TextList(builder) => {
                 if let Value::List(start, end) = value {
-                    elements[*start..*end].iter().for_each(|element| builder.values().append_value(element));
+                    let values = builder.values();
+                    elements[*start..*end].iter().for_each(|element| values.append_value(element.read(owned)));
                 }
                 builder.append(true);
             }
@@ -90,10 +91,10 @@ impl Columns {
         self.rows
     }
 
-    /// Appends a row: a value for each column, in the table's order.
-    pub fn append(&mut self, values: &[Value<'_>], elements: &[Cow<'_, str>]) {
-        for (builder, value) in self.builders.iter_mut().zip(values) {
-            builder.append(value, elements);
+    /// Appends a row, whose values are in the table's order.
+    pub fn append(&mut self, row: &Row<'_>) {
+        for (builder, value) in self.builders.iter_mut().zip(&row.values) {
+            builder.append(value, &row.elements, &row.owned);
         }
         self.rows += 1;
     }

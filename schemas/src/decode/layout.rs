@@ -33,6 +33,8 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     pub key: &'static str,
+    /// The key's digest.
+    digest: u64,
     pub shape: Shape,
     /// Place of its column in the table; meaningless for `Nested`, `Moment` and `Nanoseconds`.
     pub column: usize,
@@ -51,12 +53,12 @@ pub struct Layout {
 
 /// A field with a column.
 pub const fn field(columns: &[Column], key: &'static str, shape: Shape, column: &str) -> Field {
-    Field { key, shape, column: place(columns, column) }
+    Field { key, digest: digest(key), shape, column: place(columns, column) }
 }
 
 /// A field without a column of its own.
 pub const fn columnless(key: &'static str, shape: Shape) -> Field {
-    Field { key, shape, column: usize::MAX }
+    Field { key, digest: digest(key), shape, column: usize::MAX }
 }
 
 /// The place of a column. A wrong name stops the compiler.
@@ -69,6 +71,36 @@ pub const fn place(columns: &[Column], name: &str) -> usize {
         at += 1;
     }
     panic!("no such column")
+}
+
+/// The field of that name. Senders keep their order, so the search starts where the field before ended.
+#[inline(always)]
+pub fn find(fields: &[Field], name: &str, expected: usize) -> Option<usize> {
+    let digest = digest(name);
+    let is = |field: &Field| {
+        field.digest == digest && field.key.len() == name.len() && (name.len() <= 8 || field.key == name)
+    };
+    let expected = expected.min(fields.len());
+    let found = fields[expected..].iter().position(is).map(|place| place + expected);
+    found.or_else(|| fields[..expected].iter().position(is))
+}
+
+/// Tells most names apart, and of those of one length up to 8 bytes all.
+#[inline(always)]
+const fn digest(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    if let Some(first) = bytes.first_chunk::<8>() {
+        return u64::from_le_bytes(*first);
+    }
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        return u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32;
+    }
+    match *bytes {
+        [a, b, c] => u32::from_le_bytes([a, b, c, 0]) as u64,
+        [a, b] => u32::from_le_bytes([a, b, 0, 0]) as u64,
+        [a] => a as u64,
+        _ => 0,
+    }
 }
 
 /// The bits of the fields with these keys.

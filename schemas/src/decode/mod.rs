@@ -1,30 +1,34 @@
 //! From an event's JSON bytes straight to Arrow columns, so that the event can be rebuilt from its row.
 
 mod audit;
+mod block;
 mod builders;
+mod escape;
 mod falco;
 mod index;
 mod labels;
 pub(crate) mod layout;
+mod outline;
 pub mod paths;
 pub(crate) mod rest;
 mod row;
 mod scan;
 pub(crate) mod time;
-
-use std::borrow::Cow;
+mod walk;
 
 use arrow::array::RecordBatch;
 
 use self::builders::Columns;
 use self::layout::Layout;
-use self::row::{Row, Value};
-use self::scan::{Malformed, Scanner};
+use self::outline::Outline;
+use self::row::{Row, Text, Value};
+use self::scan::{Malformed, Scanner, Tokens};
+use self::walk::Walker;
 use crate::identity::EventId;
 
 pub(crate) use self::audit::LAYOUT as AUDIT_LAYOUT;
+pub(crate) use self::escape::mend_surrogates;
 pub(crate) use self::falco::LAYOUT as FALCO_LAYOUT;
-pub(crate) use self::scan::mend_surrogates;
 pub use self::{audit::AuditDecoder, falco::FalcoDecoder};
 
 /// Why bytes are not an event.
@@ -61,12 +65,14 @@ struct Decoder {
     columns: Columns,
     /// Kept from event to event for their memory.
     row: row::Scratch,
+    outline: Outline,
     scan: scan::Scratch,
 }
 
 impl Decoder {
     fn new(layout: &'static Layout, rows: usize) -> Self {
-        Self { layout, columns: Columns::new(layout.table, rows), row: Default::default(), scan: Default::default() }
+        let columns = Columns::new(layout.table, rows);
+        Self { layout, columns, row: Default::default(), outline: Outline::default(), scan: Default::default() }
     }
 
     /// `complete` fills the columns that follow from others and returns the event's own time.
@@ -83,37 +89,48 @@ impl Decoder {
             // Says where, which the fast check can't.
             std::str::from_utf8(payload).map_err(|e| DecodeError::Utf8 { at: e.valid_up_to() })
         })?;
-        let mut row = self.read(text, stranger)?;
+        let (mut row, seen) = self.read(text)?;
+        if seen & self.layout.marks == 0 {
+            return Err(stranger);
+        }
         let event_time = complete(&mut row).unwrap_or(received_at);
-        let Row { scanner, mut values, elements, mut rest, whole, .. } = row;
-        if whole {
-            rest.keep_whole(text.trim_matches([' ', '\n', '\r', '\t']));
+        if row.whole {
+            row.rest.keep_whole(trimmed(text));
         }
         let hex = id.hex();
-        values[EVENT_ID] = Value::Text(String::from_utf8_lossy(&hex));
-        values[CLUSTER] = Value::Text(Cow::Borrowed(cluster));
-        values[DAY] = Value::Int(time::day(received_at));
-        values[RECEIVED_AT] = Value::Int(received_at);
-        values[EVENT_TIME] = Value::Int(event_time);
-        values[self.layout.rest] = rest.finish().map_or(Value::Null, |rest| Value::Text(Cow::Borrowed(rest)));
-        self.columns.append(&values, &elements);
-        self.row = row::Scratch { values: row::emptied(values), elements: row::emptied(elements), rest };
-        self.scan = scanner.into_scratch();
+        row.values[EVENT_ID] = Value::Text(Text::Plain(std::str::from_utf8(&hex).unwrap_or_default()));
+        row.values[CLUSTER] = Value::Text(Text::Plain(cluster));
+        row.values[DAY] = Value::Int(time::day(received_at));
+        row.values[RECEIVED_AT] = Value::Int(received_at);
+        row.values[EVENT_TIME] = Value::Int(event_time);
+        row.keep_rest(self.layout.rest);
+        self.columns.append(&row);
+        self.row = row.into_scratch();
         Ok(())
     }
 
-    fn read<'a>(&mut self, text: &'a str, stranger: DecodeError) -> Result<Row<'a>, DecodeError> {
-        let scanner = Scanner::new(text, std::mem::take(&mut self.scan))?;
+    /// The row of an object, and its fields seen, as bits of their places.
+    fn read<'a>(&mut self, text: &'a str) -> Result<(Row<'a>, u64), DecodeError> {
         let columns = self.layout.table.columns().len();
-        let mut row = Row::new(scanner, columns, std::mem::take(&mut self.row));
-        if row.scanner.peek() != b'{' {
-            row.scanner.value()?;
-            row.scanner.end()?;
+        let compact = trimmed(text);
+        if self.outline.fill(compact) {
+            let mut row = Row::new(columns, std::mem::take(&mut self.row));
+            if let Ok((seen, _)) = row.object(&mut Walker::new(compact, &self.outline), self.layout.fields) {
+                return Ok((row, seen));
+            }
+        }
+        // Whatever is odd about a text, the scanner has the last word on it.
+        let mut scanner = Scanner::new(text, std::mem::take(&mut self.scan))?;
+        if scanner.peek() != b'{' {
+            scanner.value()?;
+            scanner.end()?;
             return Err(DecodeError::NotObject);
         }
-        let (seen, _) = row.object(self.layout.fields)?;
-        row.scanner.end()?;
-        if seen & self.layout.marks == 0 { Err(stranger) } else { Ok(row) }
+        let mut row = Row::new(columns, std::mem::take(&mut self.row));
+        let (seen, _) = row.object(&mut scanner, self.layout.fields)?;
+        scanner.end()?;
+        self.scan = scanner.into_scratch();
+        Ok((row, seen))
     }
 
     fn len(&self) -> usize {
@@ -123,6 +140,11 @@ impl Decoder {
     fn finish(&mut self) -> RecordBatch {
         self.columns.finish()
     }
+}
+
+/// The text without JSON's white space around it.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches([' ', '\n', '\r', '\t'])
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Values at paths into JSON bodies: any number of paths, found in one pass over a body's tokens.
 
+use super::escape::unescape;
 use super::index::Index;
-use super::scan::unescape;
 
 /// A step of a path: a key of an object, or a place in an array, from 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -1,20 +1,41 @@
 //! One event read into the values of its row.
 
-use std::borrow::Cow;
-
-use super::layout::{Field, Shape};
+use super::escape::unescape_into;
+use super::layout::{Field, Shape, find};
 use super::rest::{Rest, WHOLE};
-use super::scan::{Malformed, Scanner};
+use super::scan::{Scan, Tokens};
 use super::time;
 
 /// Unknown fields of one object that are told apart. An object with more of them keeps the event whole.
 const MOST_UNKNOWN: usize = 32;
 
+/// Text of a row.
+#[derive(Clone, Copy, Debug)]
+pub enum Text<'a> {
+    /// As it stands in the event.
+    Plain(&'a str),
+    /// A range of `Row::owned`.
+    Owned(usize, usize),
+}
+
+impl<'a> Text<'a> {
+    /// `owned` is the row's.
+    pub fn read<'t>(self, owned: &'t str) -> &'t str
+    where
+        'a: 't,
+    {
+        match self {
+            Self::Plain(text) => text,
+            Self::Owned(start, end) => owned.get(start..end).unwrap_or_default(),
+        }
+    }
+}
+
 /// A value on its way to a column.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Value<'a> {
     Null,
-    Text(Cow<'a, str>),
+    Text(Text<'a>),
     /// A range of `Row::elements`.
     List(usize, usize),
     Int(i64),
@@ -23,17 +44,23 @@ pub enum Value<'a> {
 /// What rows pass on from one to the next, for its memory.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    pub values: Vec<Value<'static>>,
-    pub elements: Vec<Cow<'static, str>>,
-    pub rest: Rest,
+    values: Vec<Value<'static>>,
+    elements: Vec<Text<'static>>,
+    unknown: Vec<Text<'static>>,
+    owned: String,
+    rest: Rest,
 }
 
 /// The values of a row, and what has no column.
+#[derive(Debug)]
 pub struct Row<'a> {
-    pub scanner: Scanner<'a>,
     pub values: Vec<Value<'a>>,
     /// Elements of the lists among the values.
-    pub elements: Vec<Cow<'a, str>>,
+    pub elements: Vec<Text<'a>>,
+    /// Text that does not stand in the event: what strings with escapes mean, and the rest.
+    pub owned: String,
+    /// Names of the unknown fields of the objects being read.
+    unknown: Vec<Text<'a>>,
     pub rest: Rest,
     /// The time found where there is no column for it.
     pub moment: Option<i64>,
@@ -44,12 +71,19 @@ pub struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    pub fn new(scanner: Scanner<'a>, columns: usize, scratch: Scratch) -> Self {
-        let Scratch { values, elements, mut rest } = scratch;
+    pub fn new(columns: usize, scratch: Scratch) -> Self {
+        let Scratch { values, elements, unknown, mut owned, mut rest } = scratch;
         rest.clear();
-        let (mut values, elements) = (emptied(values), emptied(elements));
+        owned.clear();
+        let (mut values, elements, unknown) = (emptied(values), emptied(elements), emptied(unknown));
         values.resize(columns, Value::Null);
-        Self { scanner, values, elements, rest, moment: None, copied_moment: None, whole: false }
+        Self { values, elements, owned, unknown, rest, moment: None, copied_moment: None, whole: false }
+    }
+
+    pub fn into_scratch(self) -> Scratch {
+        let Self { values, elements, owned, unknown, rest, .. } = self;
+        let (values, elements, unknown) = (emptied(values), emptied(elements), emptied(unknown));
+        Scratch { values, elements, unknown, owned, rest }
     }
 
     pub fn time(&self, column: usize) -> Option<i64> {
@@ -64,18 +98,27 @@ impl<'a> Row<'a> {
         if let Value::List(start, end) = self.values[list]
             && end > start
         {
-            self.values[column] = Value::Text(self.elements[end - 1].clone());
+            self.values[column] = Value::Text(self.elements[end - 1]);
+        }
+    }
+
+    /// Puts what has no column into a column of its own.
+    pub fn keep_rest(&mut self, column: usize) {
+        if let Some(rest) = self.rest.finish() {
+            let start = self.owned.len();
+            self.owned.push_str(rest);
+            self.values[column] = Value::Text(Text::Owned(start, self.owned.len()));
         }
     }
 
     /// Reads the object at hand. Returns the fields seen, as bits of their places, and whether it had no member at all.
-    pub fn object(&mut self, fields: &'static [Field]) -> Result<(u64, bool), Malformed> {
+    pub fn object<T: Tokens<'a>>(&mut self, tokens: &mut T, fields: &'static [Field]) -> Scan<(u64, bool)> {
         let (mut seen, mut expected) = (0u64, 0);
-        let mut unknown: Vec<Cow<'a, str>> = Vec::new();
-        let mut next = self.scanner.first_key()?;
+        let outer = self.unknown.len();
+        let mut next = tokens.first_key()?;
         let empty = next.is_none();
         while let Some(key) = next {
-            match self.find(fields, key, expected) {
+            match self.find(tokens, fields, key, expected) {
                 Some(place) => {
                     if seen & (1 << place) != 0 {
                         self.whole = true;
@@ -83,21 +126,41 @@ impl<'a> Row<'a> {
                     }
                     seen |= 1 << place;
                     expected = place + 1;
-                    self.field(&fields[place], key)?;
+                    self.field(tokens, &fields[place], key)?;
                 }
                 None => {
-                    let value = self.scanner.value()?;
+                    let value = tokens.value()?;
                     self.rest.put(key, value);
-                    let (name, _) = self.scanner.unescape(key);
-                    self.whole |= name == WHOLE || unknown.len() >= MOST_UNKNOWN || unknown.contains(&name);
-                    if !self.whole {
-                        unknown.push(name);
-                    }
+                    self.stranger(tokens, key, outer);
                 }
             }
-            next = self.scanner.next_key()?;
+            next = tokens.next_key()?;
         }
+        self.unknown.truncate(outer);
         Ok((seen, empty))
+    }
+
+    /// Notes the name of an unknown field, of an object whose first one is at `first` among the unknown.
+    fn stranger<T: Tokens<'a>>(&mut self, tokens: &T, key: &'a str, first: usize) {
+        let (text, _) = self.text(tokens, key);
+        let name = text.read(&self.owned);
+        let known = &self.unknown[first..];
+        self.whole |=
+            name == WHOLE || known.len() >= MOST_UNKNOWN || known.iter().any(|other| other.read(&self.owned) == name);
+        if !self.whole {
+            self.unknown.push(text);
+        }
+    }
+
+    /// What a string means, given as it stands with its quotes, and whether that is exact.
+    fn text<T: Tokens<'a>>(&mut self, tokens: &T, raw: &'a str) -> (Text<'a>, bool) {
+        let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
+        if !tokens.escaped(raw) {
+            return (Text::Plain(inner), true);
+        }
+        let start = self.owned.len();
+        let exact = unescape_into(inner, &mut self.owned);
+        (Text::Owned(start, self.owned.len()), exact)
     }
 
     /// Empties what an earlier field of the same name filled.
@@ -114,24 +177,24 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn field(&mut self, field: &'static Field, key: &str) -> Result<(), Malformed> {
-        let first = self.scanner.peek();
+    fn field<T: Tokens<'a>>(&mut self, tokens: &mut T, field: &'static Field, key: &'a str) -> Scan<()> {
+        let first = tokens.peek();
         match field.shape {
             Shape::Nested(fields) if first == b'{' => {
                 let mark = self.rest.open(key);
-                let (_, empty) = self.object(fields)?;
+                let (_, empty) = self.object(tokens, fields)?;
                 self.rest.close(mark, empty);
             }
-            Shape::Copied(fields) if first == b'{' => self.copied(field, fields)?,
+            Shape::Copied(fields) if first == b'{' => self.copied(tokens, field, fields)?,
             Shape::TextList if first == b'[' => {
-                let start = self.scanner.position();
-                if !self.list(field.column)? {
-                    self.rest.put(key, self.scanner.since(start));
+                let start = tokens.position();
+                if !self.list(tokens, field.column)? {
+                    self.rest.put(key, tokens.since(start));
                 }
             }
             _ => {
-                let raw = self.scanner.value()?;
-                if !self.take(field, raw) {
+                let raw = tokens.value()?;
+                if !self.take(tokens, field, raw) {
                     self.rest.put(key, raw);
                 }
             }
@@ -140,73 +203,68 @@ impl<'a> Row<'a> {
     }
 
     /// Reads an object that is kept as it is, copying some of its fields.
-    fn copied(&mut self, field: &Field, fields: &'static [Field]) -> Result<(), Malformed> {
-        let start = self.scanner.position();
-        let mut next = self.scanner.first_key()?;
+    fn copied<T: Tokens<'a>>(&mut self, tokens: &mut T, field: &Field, fields: &'static [Field]) -> Scan<()> {
+        let start = tokens.position();
+        let mut next = tokens.first_key()?;
         let mut expected = 0;
         while let Some(key) = next {
-            let raw = self.scanner.value()?;
-            if let Some(place) = self.find(fields, key, expected) {
+            let raw = tokens.value()?;
+            if let Some(place) = self.find(tokens, fields, key, expected) {
                 self.forget(&fields[place]);
-                self.take(&fields[place], raw);
+                self.take(tokens, &fields[place], raw);
                 expected = place + 1;
             }
-            next = self.scanner.next_key()?;
+            next = tokens.next_key()?;
         }
-        self.values[field.column] = Value::Text(Cow::Borrowed(self.scanner.since(start)));
+        self.values[field.column] = Value::Text(Text::Plain(tokens.since(start)));
         Ok(())
     }
 
     /// Reads a list of text. False if the column can't tell it: it is empty, or not all text.
-    fn list(&mut self, column: usize) -> Result<bool, Malformed> {
+    fn list<T: Tokens<'a>>(&mut self, tokens: &mut T, column: usize) -> Scan<bool> {
         let start = self.elements.len();
-        let mut exact = true;
-        let mut more = self.scanner.first_element()?;
-        exact &= more;
+        let mut more = tokens.first_element()?;
+        let mut exact = more;
         while more {
-            let raw = self.scanner.value()?;
+            let raw = tokens.value()?;
             if raw.starts_with('"') {
-                let (text, same) = self.scanner.unescape(raw);
+                let (text, same) = self.text(tokens, raw);
                 self.elements.push(text);
                 exact &= same;
             } else {
                 exact = false;
             }
-            more = self.scanner.next_element()?;
+            more = tokens.next_element()?;
         }
         self.values[column] = Value::List(start, self.elements.len());
         Ok(exact)
     }
 
-    /// The field that a key, given with its quotes, names.
-    fn find(&self, fields: &[Field], key: &'a str, expected: usize) -> Option<usize> {
+    /// The field that a key names.
+    fn find<T: Tokens<'a>>(&mut self, tokens: &T, fields: &[Field], key: &'a str, expected: usize) -> Option<usize> {
         let plain = key.get(1..key.len() - 1).and_then(|name| find(fields, name, expected));
         // Nobody writes a field's name with escapes, but JSON allows it.
-        plain.or_else(|| match self.scanner.unescape(key).0 {
-            Cow::Owned(name) => find(fields, &name, expected),
-            Cow::Borrowed(_) => None,
+        plain.or_else(|| match self.text(tokens, key).0 {
+            Text::Plain(_) => None,
+            name => find(fields, name.read(&self.owned), expected),
         })
     }
 
     /// Puts the value read last into its column. False if the column can't tell it exactly.
-    fn take(&mut self, field: &Field, raw: &'a str) -> bool {
-        let text = || raw.starts_with('"').then(|| self.scanner.unescape(raw));
+    fn take<T: Tokens<'a>>(&mut self, tokens: &T, field: &Field, raw: &'a str) -> bool {
+        let is_text = raw.starts_with('"');
         let (value, exact) = match field.shape {
-            Shape::Text => match text() {
-                Some((text, exact)) => (Value::Text(text), exact),
-                None => return false,
-            },
-            Shape::Object | Shape::Any => {
-                let fits = if matches!(field.shape, Shape::Any) { raw != "null" } else { raw.starts_with('{') };
-                if !fits {
-                    return false;
-                }
-                (Value::Text(Cow::Borrowed(raw)), true)
+            Shape::Text if is_text => {
+                let (text, exact) = self.text(tokens, raw);
+                (Value::Text(text), exact)
             }
-            Shape::Time => {
-                let Some((text, _)) = text() else { return false };
-                let Some(micros) = time::parse(&text) else { return false };
-                (Value::Int(micros), time::is_canonical(&text))
+            Shape::Any if raw != "null" => (Value::Text(Text::Plain(raw)), true),
+            Shape::Object if raw.starts_with('{') => (Value::Text(Text::Plain(raw)), true),
+            Shape::Time if is_text => {
+                let (text, _) = self.text(tokens, raw);
+                let text = text.read(&self.owned);
+                let Some(micros) = time::parse(text) else { return false };
+                (Value::Int(micros), time::is_canonical(text))
             }
             Shape::Int32 => match raw.parse::<i32>() {
                 Ok(number) => (Value::Int(i64::from(number)), raw != "-0"),
@@ -217,14 +275,15 @@ impl<'a> Row<'a> {
                 Err(_) => return false,
             },
             Shape::Moment => {
-                self.moment = text().and_then(|(text, _)| time::parse(&text));
+                let text = is_text.then(|| self.text(tokens, raw).0);
+                self.moment = text.and_then(|text| time::parse(text.read(&self.owned)));
                 return false;
             }
             Shape::Nanoseconds => {
                 self.copied_moment = raw.trim_matches('"').parse().ok().map(time::from_nanos);
                 return false;
             }
-            Shape::TextList | Shape::Nested(_) | Shape::Copied(_) => return false,
+            _ => return false,
         };
         self.values[field.column] = value;
         exact
@@ -232,14 +291,7 @@ impl<'a> Row<'a> {
 }
 
 /// The same vector, emptied, for values of another lifetime: what is collected in place keeps its memory.
-pub fn emptied<A, B>(mut values: Vec<A>) -> Vec<B> {
+fn emptied<A, B>(mut values: Vec<A>) -> Vec<B> {
     values.clear();
     values.into_iter().filter_map(|_| None).collect()
-}
-
-/// The field of that name. Senders keep their order, so the search starts where the field before ended.
-fn find(fields: &[Field], name: &str, expected: usize) -> Option<usize> {
-    let (before, after) = fields.split_at(expected.min(fields.len()));
-    let found = after.iter().position(|field| field.key == name).map(|place| place + before.len());
-    found.or_else(|| before.iter().position(|field| field.key == name))
 }
