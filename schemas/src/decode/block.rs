@@ -117,11 +117,15 @@ pub fn parity(mut bits: u64) -> u64 {
 pub mod avx2 {
     use std::arch::x86_64::{
         __m256i, _mm_clmulepi64_si128, _mm_cvtsi128_si64, _mm_set_epi64x, _mm_set1_epi8, _mm256_cmpeq_epi8,
-        _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set_epi64x, _mm256_set1_epi8,
+        _mm256_loadu_si256, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8,
         _mm256_shuffle_epi8,
     };
 
     use super::Classes;
+
+    /// By the last four bits of a byte, the white space that ends in them, for either half of a register.
+    const BLANKS: &[u8; 32] = b" \x64\x64\x64\x11\x64\x71\x02\x64\t\n\x70\x64\r\x64\x64\
+          \x20\x64\x64\x64\x11\x64\x71\x02\x64\t\n\x70\x64\r\x64\x64";
 
     /// Whether the machine has all that functions of this kind ask for: `avx2,bmi1,bmi2,lzcnt,popcnt,pclmulqdq`.
     pub fn found() -> bool {
@@ -144,7 +148,8 @@ pub mod avx2 {
     #[target_feature(enable = "avx2")]
     #[inline]
     pub fn classify(block: &[u8; 64]) -> Classes {
-        let (low, high) = (load(block, 0), load(block, 32));
+        let halves = block.as_chunks::<32>().0;
+        let (low, high) = (load(&halves[0]), load(&halves[1]));
         let bits = |low: __m256i, high: __m256i| {
             u64::from(_mm256_movemask_epi8(low) as u32) | u64::from(_mm256_movemask_epi8(high) as u32) << 32
         };
@@ -155,9 +160,7 @@ pub mod avx2 {
         let (low_folded, high_folded) = (fold(low), fold(high));
         let bracket = |byte: u8| bits(equal(low_folded, byte), equal(high_folded, byte));
         // Each byte against the one white space that ends in the same four bits.
-        let table = *b" \x64\x64\x64\x11\x64\x71\x02\x64\t\n\x70\x64\r\x64\x64";
-        let [first, second] = halves(table);
-        let blanks = _mm256_set_epi64x(second, first, second, first);
+        let blanks = load(BLANKS);
         let blank = |part: __m256i| _mm256_cmpeq_epi8(_mm256_shuffle_epi8(blanks, part), part);
         let control = |part: __m256i| {
             let limit = _mm256_set1_epi8(0x1f);
@@ -177,15 +180,10 @@ pub mod avx2 {
 
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn load(block: &[u8; 64], at: usize) -> __m256i {
-        let words = block.as_chunks::<8>().0;
-        let word = |place: usize| i64::from_le_bytes(words[at / 8 + place]);
-        _mm256_set_epi64x(word(3), word(2), word(1), word(0))
-    }
-
-    fn halves(bytes: [u8; 16]) -> [i64; 2] {
-        let words = bytes.as_chunks::<8>().0;
-        [i64::from_le_bytes(words[0]), i64::from_le_bytes(words[1])]
+    #[expect(unsafe_code, reason = "put together of words, a block is loaded piece by piece")]
+    fn load(half: &[u8; 32]) -> __m256i {
+        // SAFETY: 32 bytes are there to be read, and they need not be aligned.
+        unsafe { _mm256_loadu_si256(half.as_ptr().cast()) }
     }
 }
 

@@ -9,7 +9,7 @@ use arrow::array::{
 use arrow::error::ArrowError;
 
 use super::labels::Labels;
-use super::row::{Row, Text, Value};
+use super::row::{Row, Value};
 use crate::table::{Kind, Table, list_item};
 
 /// One column.
@@ -39,16 +39,16 @@ impl Builder {
     }
 
     #[inline(always)]
-    fn append(&mut self, value: &Value<'_>, elements: &[Text<'_>], owned: &str) {
-        let text = if let Value::Text(text) = value { Some(text.read(owned)) } else { None };
-        let int = if let Value::Int(int) = value { Some(*int) } else { None };
+    fn append(&mut self, value: Value, row: &Row, event: &str) {
+        let text = if let Value::Text(text) = value { Some(row.read(text, event)) } else { None };
+        let int = if let Value::Int(int) = value { Some(int) } else { None };
         match self {
             Self::Text(builder) => builder.append_option(text),
             Self::Label(builder) => builder.append(text),
             Self::TextList(builder) => {
                 if let Value::List(start, end) = value {
                     let values = builder.values();
-                    elements[*start..*end].iter().for_each(|element| values.append_value(element.read(owned)));
+                    row.elements[start..end].iter().for_each(|text| values.append_value(row.read(*text, event)));
                 }
                 builder.append(true);
             }
@@ -91,10 +91,10 @@ impl Columns {
         self.rows
     }
 
-    /// Appends a row, whose values are in the table's order.
-    pub fn append(&mut self, row: &Row<'_>) {
+    /// Appends a row, read from that event, whose values are in the table's order.
+    pub fn append(&mut self, row: &Row, event: &str) {
         for (builder, value) in self.builders.iter_mut().zip(&row.values) {
-            builder.append(value, &row.elements, &row.owned);
+            builder.append(*value, row, event);
         }
         self.rows += 1;
     }

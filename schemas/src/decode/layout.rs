@@ -34,7 +34,7 @@ pub enum Shape {
 pub struct Field {
     pub key: &'static str,
     /// The key's digest.
-    digest: u64,
+    digest: [u64; 2],
     pub shape: Shape,
     /// Place of its column in the table; meaningless for `Nested`, `Moment` and `Nanoseconds`.
     pub column: usize,
@@ -53,12 +53,12 @@ pub struct Layout {
 
 /// A field with a column.
 pub const fn field(columns: &[Column], key: &'static str, shape: Shape, column: &str) -> Field {
-    Field { key, digest: digest(key), shape, column: place(columns, column) }
+    Field { key, digest: digest(key.as_bytes()), shape, column: place(columns, column) }
 }
 
 /// A field without a column of its own.
 pub const fn columnless(key: &'static str, shape: Shape) -> Field {
-    Field { key, digest: digest(key), shape, column: usize::MAX }
+    Field { key, digest: digest(key.as_bytes()), shape, column: usize::MAX }
 }
 
 /// The place of a column. A wrong name stops the compiler.
@@ -73,33 +73,35 @@ pub const fn place(columns: &[Column], name: &str) -> usize {
     panic!("no such column")
 }
 
-/// The field of that name. Senders keep their order, so the search starts where the field before ended.
+/// The field of that name, looked for from the expected one on.
 #[inline(always)]
-pub fn find(fields: &[Field], name: &str, expected: usize) -> Option<usize> {
+pub fn find(fields: &[Field], name: &[u8], expected: usize) -> Option<usize> {
     let digest = digest(name);
     let is = |field: &Field| {
-        field.digest == digest && field.key.len() == name.len() && (name.len() <= 8 || field.key == name)
+        field.key.len() == name.len() && field.digest == digest && (name.len() <= 16 || field.key.as_bytes() == name)
     };
-    let expected = expected.min(fields.len());
-    let found = fields[expected..].iter().position(is).map(|place| place + expected);
-    found.or_else(|| fields[..expected].iter().position(is))
+    if fields.get(expected).is_some_and(is) {
+        return Some(expected);
+    }
+    let after = (expected + 1).min(fields.len());
+    let found = fields[after..].iter().position(is).map(|place| place + after);
+    found.or_else(|| fields[..after].iter().position(is))
 }
 
-/// Tells most names apart, and of those of one length up to 8 bytes all.
+/// Tells most names apart, and of those of one length up to 16 bytes all.
 #[inline(always)]
-const fn digest(name: &str) -> u64 {
-    let bytes = name.as_bytes();
-    if let Some(first) = bytes.first_chunk::<8>() {
-        return u64::from_le_bytes(*first);
+const fn digest(name: &[u8]) -> [u64; 2] {
+    if let (Some(first), Some(last)) = (name.first_chunk::<8>(), name.last_chunk::<8>()) {
+        return [u64::from_le_bytes(*first), u64::from_le_bytes(*last)];
     }
-    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        return u32::from_le_bytes(*first) as u64 | (u32::from_le_bytes(*last) as u64) << 32;
+    if let (Some(first), Some(last)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
+        return [u32::from_le_bytes(*first) as u64, u32::from_le_bytes(*last) as u64];
     }
-    match *bytes {
-        [a, b, c] => u32::from_le_bytes([a, b, c, 0]) as u64,
-        [a, b] => u32::from_le_bytes([a, b, 0, 0]) as u64,
-        [a] => a as u64,
-        _ => 0,
+    match *name {
+        [a, b, c] => [a as u64, b as u64 | (c as u64) << 8],
+        [a, b] => [a as u64, b as u64],
+        [a] => [a as u64, 0],
+        _ => [0, 0],
     }
 }
 

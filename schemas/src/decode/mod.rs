@@ -21,7 +21,7 @@ use arrow::array::RecordBatch;
 use self::builders::Columns;
 use self::layout::Layout;
 use self::outline::Outline;
-use self::row::{Row, Text, Value};
+use self::row::{Row, Value};
 use self::scan::{Malformed, Scanner, Tokens};
 use self::walk::Walker;
 use crate::identity::EventId;
@@ -64,7 +64,7 @@ struct Decoder {
     layout: &'static Layout,
     columns: Columns,
     /// Kept from event to event for their memory.
-    row: row::Scratch,
+    row: Row,
     outline: Outline,
     scan: scan::Scratch,
 }
@@ -72,7 +72,7 @@ struct Decoder {
 impl Decoder {
     fn new(layout: &'static Layout, rows: usize) -> Self {
         let columns = Columns::new(layout.table, rows);
-        Self { layout, columns, row: Default::default(), outline: Outline::default(), scan: Default::default() }
+        Self { layout, columns, row: Row::default(), outline: Outline::default(), scan: Default::default() }
     }
 
     /// `complete` fills the columns that follow from others and returns the event's own time.
@@ -83,40 +83,35 @@ impl Decoder {
         received_at: i64,
         payload: &[u8],
         stranger: DecodeError,
-        complete: impl FnOnce(&mut Row<'_>) -> Option<i64>,
+        complete: impl FnOnce(&mut Row) -> Option<i64>,
     ) -> Result<(), DecodeError> {
-        let text = simdutf8::basic::from_utf8(payload).or_else(|_| {
-            // Says where, which the fast check can't.
-            std::str::from_utf8(payload).map_err(|e| DecodeError::Utf8 { at: e.valid_up_to() })
-        })?;
-        let (mut row, seen) = self.read(text)?;
+        let text = utf8(payload)?;
+        let event = trimmed(text);
+        let (seen, read) = self.read(text, event)?;
         if seen & self.layout.marks == 0 {
             return Err(stranger);
         }
-        let event_time = complete(&mut row).unwrap_or(received_at);
-        if row.whole {
-            row.rest.keep_whole(trimmed(text));
-        }
-        let hex = id.hex();
-        row.values[EVENT_ID] = Value::Text(Text::Plain(std::str::from_utf8(&hex).unwrap_or_default()));
-        row.values[CLUSTER] = Value::Text(Text::Plain(cluster));
+        let row = &mut self.row;
+        let event_time = complete(row).unwrap_or(received_at);
+        row.put_rest(self.layout.rest, event);
+        row.put(EVENT_ID, std::str::from_utf8(&id.hex()).unwrap_or_default());
+        row.put(CLUSTER, cluster);
         row.values[DAY] = Value::Int(time::day(received_at));
         row.values[RECEIVED_AT] = Value::Int(received_at);
         row.values[EVENT_TIME] = Value::Int(event_time);
-        row.keep_rest(self.layout.rest);
-        self.columns.append(&row);
-        self.row = row.into_scratch();
+        self.columns.append(row, read);
         Ok(())
     }
 
-    /// The row of an object, and its fields seen, as bits of their places.
-    fn read<'a>(&mut self, text: &'a str) -> Result<(Row<'a>, u64), DecodeError> {
-        let columns = self.layout.table.columns().len();
-        let compact = trimmed(text);
-        if self.outline.fill(compact) {
-            let mut row = Row::new(columns, std::mem::take(&mut self.row));
-            if let Ok((seen, _)) = row.object(&mut Walker::new(compact, &self.outline), self.layout.fields) {
-                return Ok((row, seen));
+    /// Reads the row of an object; `event` is its text without white space around it. Returns the fields seen, as bits of
+    /// their places, and the text that the row's spans are of.
+    fn read<'a>(&mut self, text: &'a str, event: &'a str) -> Result<(u64, &'a str), DecodeError> {
+        let Self { layout, row, .. } = self;
+        let columns = layout.table.columns().len();
+        if self.outline.fill(event) {
+            row.clear(columns);
+            if let Ok((seen, _)) = row.object(&mut Walker::new(event, &self.outline), layout.fields) {
+                return Ok((seen, event));
             }
         }
         // Whatever is odd about a text, the scanner has the last word on it.
@@ -126,11 +121,11 @@ impl Decoder {
             scanner.end()?;
             return Err(DecodeError::NotObject);
         }
-        let mut row = Row::new(columns, std::mem::take(&mut self.row));
-        let (seen, _) = row.object(&mut scanner, self.layout.fields)?;
+        row.clear(columns);
+        let (seen, _) = row.object(&mut scanner, layout.fields)?;
         scanner.end()?;
         self.scan = scanner.into_scratch();
-        Ok((row, seen))
+        Ok((seen, text))
     }
 
     fn len(&self) -> usize {
@@ -140,6 +135,19 @@ impl Decoder {
     fn finish(&mut self) -> RecordBatch {
         self.columns.finish()
     }
+}
+
+/// The bytes as text.
+fn utf8(payload: &[u8]) -> Result<&str, DecodeError> {
+    if payload.is_ascii() {
+        #[expect(unsafe_code, reason = "most events are ASCII, which is found out faster than UTF-8")]
+        // SAFETY: ASCII is UTF-8.
+        return Ok(unsafe { std::str::from_utf8_unchecked(payload) });
+    }
+    simdutf8::basic::from_utf8(payload).or_else(|_| {
+        // Says where, which the fast check can't.
+        std::str::from_utf8(payload).map_err(|e| DecodeError::Utf8 { at: e.valid_up_to() })
+    })
 }
 
 /// The text without JSON's white space around it.

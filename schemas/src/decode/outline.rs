@@ -1,7 +1,7 @@
 //! The outline of a compact JSON object: whether it is JSON, where its strings end, and where its outer containers end.
 //!
-//! One pass, 64 bytes at a time. Without white space between tokens the grammar is a matter of neighbours, which are compared
-//! for all bytes of a block at once; only brackets and scalars are looked at one by one.
+//! Without white space between tokens the grammar is a matter of neighbours. A first pass compares them for 64 bytes at once
+//! and looks at scalars one by one; a second one looks at brackets alone.
 
 #[cfg(target_arch = "x86_64")]
 use super::block::avx2;
@@ -17,18 +17,29 @@ const MAX_DEPTH: usize = 63;
 /// Room for outlines, to use again.
 #[derive(Debug, Default)]
 pub struct Outline {
-    /// For each block its quotes that no backslash escapes, and its backslashes, a bit a byte.
-    blocks: Vec<(u64, u64)>,
+    blocks: Vec<Block>,
+    /// Positions of the brackets outside strings, then what is of no use.
+    brackets: Vec<u32>,
+    bracket_count: usize,
     /// Where outer containers begin and end, by their beginning.
     containers: Vec<(u32, u32)>,
+}
+
+/// What is known of 64 bytes, a bit each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    /// Quotes that no backslash escapes.
+    quotes: u64,
+    backslashes: u64,
+    /// Brackets before which, up to the bracket before, is what must not be in an array, and what must not be in an object.
+    wrong: [u64; 2],
 }
 
 impl Outline {
     /// Outlines a text. False if it is not for certain one JSON object without white space between tokens; the outline
     /// is of no use then.
     pub fn fill(&mut self, text: &str) -> bool {
-        self.blocks.clear();
-        self.containers.clear();
+        // Positions are of 32 bits.
         if !text.starts_with('{') || u32::try_from(text.len()).is_err() {
             return false;
         }
@@ -36,35 +47,67 @@ impl Outline {
         if avx2::found() {
             #[expect(unsafe_code, reason = "the features that the function needs have just been found")]
             // SAFETY: as above.
-            return unsafe { fill_avx2(self, text) };
+            return unsafe { fill_avx2(self, text) } && self.match_brackets(text);
         }
-        fill(self, text, block::classify, block::parity)
+        fill(self, text, block::classify, block::parity) && self.match_brackets(text)
     }
 
-    /// The first quote at or after a position that no backslash escapes.
+    /// The second pass: whether brackets match, with nothing wrong between them, and nothing follows the last.
+    fn match_brackets(&mut self, text: &str) -> bool {
+        self.containers.clear();
+        // The kinds of the open containers, 1 for an object and 0 for an array; the innermost is the lowest bit.
+        let mut kinds = 0_u64;
+        let mut depth = 0_usize;
+        // Places of the outermost open containers among all.
+        let mut places = [0; DEEPEST + 1];
+        let mut errors = 0;
+        let brackets = self.brackets.get(..self.bracket_count).unwrap_or_default();
+        for &at in brackets {
+            let position = at as usize;
+            let (Some(byte), Some(block)) = (text.as_bytes().get(position), self.blocks.get(position / 64)) else {
+                return false;
+            };
+            errors |= block.wrong[(kinds & 1) as usize] >> (position % 64);
+            // Curly and square brackets differ in one bit, opening and closing ones in another.
+            let kind = u64::from(byte >> 5 & 1);
+            let opens = byte & 2 != 0;
+            errors |= u64::from(!opens) & (kinds ^ kind | u64::from(depth == 0));
+            kinds = if opens { kinds << 1 | kind } else { kinds >> 1 };
+            let outer = if opens { depth } else { depth.wrapping_sub(1) };
+            depth = if opens { depth + 1 } else { outer };
+            errors |= u64::from(depth > MAX_DEPTH);
+            if let Some(place) = places.get_mut(outer) {
+                if opens {
+                    *place = self.containers.len();
+                    self.containers.push((at, at));
+                } else if let Some(container) = self.containers.get_mut(*place) {
+                    container.1 = at;
+                }
+            }
+            if errors & 1 != 0 {
+                return false;
+            }
+        }
+        // The whole is the first container.
+        depth == 0 && self.containers.first().is_some_and(|(_, end)| *end as usize + 1 == text.len())
+    }
+
+    /// Where the string ends whose first byte after the quote is at `from`, and whether there is a backslash in it.
     #[inline(always)]
-    pub fn quote(&self, from: usize) -> Option<usize> {
+    pub fn string(&self, from: usize) -> Option<(usize, bool)> {
         let mut number = from / 64;
-        let mut quotes = self.blocks.get(number)?.0 & (u64::MAX << (from % 64));
+        let Block { mut quotes, mut backslashes, .. } = *self.blocks.get(number)?;
+        let after = u64::MAX << (from % 64);
+        (quotes, backslashes) = (quotes & after, backslashes & after);
+        let mut escaped = 0;
         while quotes == 0 {
+            escaped |= backslashes;
             number += 1;
-            quotes = self.blocks.get(number)?.0;
+            Block { quotes, backslashes, .. } = *self.blocks.get(number)?;
         }
-        Some(number * 64 + quotes.trailing_zeros() as usize)
-    }
-
-    /// Whether there is a backslash in a range.
-    #[inline(always)]
-    pub fn escaped(&self, start: usize, end: usize) -> bool {
-        let (first, last) = (start / 64, end / 64);
-        let backslashes = |number: usize| self.blocks.get(number).map_or(0, |block| block.1);
-        let (after_start, before_end) = (u64::MAX << (start % 64), !(u64::MAX << (end % 64)));
-        if first == last {
-            return backslashes(first) & after_start & before_end != 0;
-        }
-        backslashes(first) & after_start != 0
-            || backslashes(last) & before_end != 0
-            || (first + 1..last).any(|number| backslashes(number) != 0)
+        // The backslashes below the lowest quote.
+        escaped |= backslashes & !quotes & quotes.wrapping_sub(1);
+        Some((number * 64 + quotes.trailing_zeros() as usize, escaped != 0))
     }
 
     /// Beginning and end of the container that was opened as the `number`th.
@@ -80,6 +123,7 @@ fn fill_avx2(outline: &mut Outline, text: &str) -> bool {
     fill(outline, text, |block| avx2::classify(block), |bits| avx2::parity(bits))
 }
 
+/// The first pass. False if the text is not compact JSON.
 #[inline(always)]
 fn fill(
     outline: &mut Outline,
@@ -87,25 +131,31 @@ fn fill(
     classify: impl Fn(&[u8; 64]) -> Classes,
     parity: impl Fn(u64) -> u64,
 ) -> bool {
-    let mut pass = Pass { text, containers: &mut outline.containers, before: Before::default(), open: Open::default() };
     let (whole, tail) = text.as_bytes().as_chunks::<64>();
-    outline.blocks.reserve(whole.len() + 1);
-    for (number, block) in whole.iter().enumerate() {
-        let classes = classify(block);
-        let Some(quotes) = pass.block(number * 64, &classes, u64::MAX, &parity) else { return false };
-        outline.blocks.push((quotes, classes.backslashes));
+    outline.bracket_count = 0;
+    outline.blocks.clear();
+    outline.blocks.resize(whole.len() + 1, Block::default());
+    let mut before = Before::default();
+    let mut known = outline.blocks.iter_mut();
+    let brackets = &mut Positions { positions: &mut outline.brackets, count: 0 };
+    for (number, (block, known)) in whole.iter().zip(&mut known).enumerate() {
+        let Some(block) = check(text, number * 64, &classify(block), u64::MAX, &parity, &mut before, brackets) else {
+            return false;
+        };
+        *known = block;
     }
-    if !tail.is_empty() {
+    if let Some(known) = known.next().filter(|_| !tail.is_empty()) {
         let mut block = [b' '; 64];
         block[..tail.len()].copy_from_slice(tail);
-        let classes = classify(&block);
         let used = !(u64::MAX << tail.len());
-        let Some(quotes) = pass.block(whole.len() * 64, &classes, used, &parity) else { return false };
-        outline.blocks.push((quotes, classes.backslashes));
+        let start = whole.len() * 64;
+        let Some(block) = check(text, start, &classify(&block), used, &parity, &mut before, brackets) else {
+            return false;
+        };
+        *known = block;
     }
-    let closed = pass.open.depth == 0 && !pass.before.strings.within_string();
-    // Nothing follows the end of the object.
-    closed && outline.containers.first().is_some_and(|(_, end)| *end as usize + 1 == text.len())
+    outline.bracket_count = brackets.count;
+    !before.strings.within_string()
 }
 
 /// What a block must know of the ones before: of each kind whether the last byte was one, as the lowest bit.
@@ -122,23 +172,36 @@ struct Before {
     key: u64,
     /// 1 if a string that can be a key goes on.
     in_key: u64,
+    /// 1 if since the last bracket there is what must not be in an array.
+    wrong_in_array: u64,
+    /// 1 if since the last bracket there is what must not be in an object.
+    wrong_in_object: u64,
 }
 
-/// The containers that are open.
-#[derive(Default)]
-struct Open {
-    /// 1 for an object, 0 for an array; the innermost is the lowest bit.
-    kinds: u64,
-    depth: usize,
-    /// Places of the outermost among the outline's containers.
-    places: [usize; DEEPEST + 1],
+/// A list of positions under construction, in memory that is used again.
+struct Positions<'o> {
+    positions: &'o mut Vec<u32>,
+    count: usize,
 }
 
-struct Pass<'a, 'o> {
-    text: &'a str,
-    containers: &'o mut Vec<(u32, u32)>,
-    before: Before,
-    open: Open,
+impl Positions<'_> {
+    /// Adds the positions of a block's bits.
+    #[inline(always)]
+    fn push(&mut self, start: usize, mut bits: u64) {
+        let count = bits.count_ones() as usize;
+        if self.positions.len() < self.count + 64 {
+            self.positions.resize((self.count + 64) * 2, 0);
+        }
+        // Four at a time, some of them past the last: fewer branches to guess wrong.
+        let free = self.positions.get_mut(self.count..).unwrap_or_default();
+        for four in free.as_chunks_mut::<4>().0.iter_mut().take(count.div_ceil(4)) {
+            for position in four {
+                *position = (start as u32).wrapping_add(bits.trailing_zeros());
+                bits &= bits.wrapping_sub(1);
+            }
+        }
+        self.count += count;
+    }
 }
 
 /// Each bit moved to the byte that follows; the last one is for the next block.
@@ -149,110 +212,95 @@ fn follows(bits: u64, carry: &mut u64) -> u64 {
     moved
 }
 
-impl Pass<'_, '_> {
-    /// Checks a block, of which the bytes in `used` count. Its quotes, or nothing if the text is not compact JSON.
-    #[inline(always)]
-    fn block(&mut self, start: usize, classes: &Classes, used: u64, parity: &impl Fn(u64) -> u64) -> Option<u64> {
-        let before = &mut self.before;
-        let strings = block::strings(classes, &mut before.strings, parity);
-        let outside = !(strings.inside | strings.quotes);
-        let (opens, closes) = (classes.opens & outside, classes.closes & outside);
-        let (colons, commas) = (classes.colons & outside, classes.commas & outside);
-        let scalars = outside & used & !(opens | closes | colons | commas);
-        let (opening, closing) = (strings.quotes & strings.inside, strings.quotes & !strings.inside);
+/// For each bracket whether one of the bits stands at it or before it, up to the bracket before. `carry` is 1 if that is so
+/// already at the block's end.
+#[inline(always)]
+fn before_bracket(bits: u64, brackets: u64, carry: &mut u64) -> u64 {
+    // Between brackets all is ones, along which a bit is carried to the next bracket.
+    let between = !brackets;
+    let (sum, carried) = between.overflowing_add(bits & between);
+    let (sum, carried_on) = sum.overflowing_add(*carry);
+    *carry = u64::from(carried | carried_on);
+    (sum | bits) & brackets
+}
 
-        let after_open = follows(opens, &mut before.open);
-        let after_close = follows(closes | closing, &mut before.close);
-        let after_colon = follows(colons, &mut before.colon);
-        let after_comma = follows(commas, &mut before.comma);
-        let after_scalar = follows(scalars, &mut before.scalar);
-        // A key stands after a bracket or a comma. Added to the bits of its string, its first bit is carried to the end.
-        let keys = opening & (after_open | after_comma);
-        let (sum, carried) = strings.inside.overflowing_add(keys);
-        let (sum, carried_on) = sum.overflowing_add(before.in_key);
-        before.in_key = u64::from(carried | carried_on);
-        let after_key = follows(sum & closing, &mut before.key);
+/// Checks a block, of which the bytes in `used` count. Nothing if the text is not compact JSON.
+#[inline(always)]
+fn check(
+    text: &str,
+    start: usize,
+    classes: &Classes,
+    used: u64,
+    parity: &impl Fn(u64) -> u64,
+    before: &mut Before,
+    brackets: &mut Positions<'_>,
+) -> Option<Block> {
+    let strings = block::strings(classes, &mut before.strings, parity);
+    let outside = !(strings.inside | strings.quotes);
+    let (opens, closes) = (classes.opens & outside, classes.closes & outside);
+    let (colons, commas) = (classes.colons & outside, classes.commas & outside);
+    let scalars = outside & used & !(opens | closes | colons | commas);
+    let (opening, closing) = (strings.quotes & strings.inside, strings.quotes & !strings.inside);
 
-        let begins = opening | opens;
-        let wrong = classes.controls & strings.inside
-            | (after_close | after_scalar) & begins
-            | after_close & scalars
-            | (after_colon | after_comma) & (closes | colons | commas)
-            | after_open & (colons | commas)
-            | colons & !after_key;
-        // In an object each string after a bracket or a comma is a key, and nothing else stands there; in an array none is.
-        let wrong_in_object = (after_open | after_comma) & !(opening | closes) | after_key & !colons;
-        let fine = wrong == 0
-            && self.escapes(start, strings.escaped & !(classes.quotes | classes.backslashes))
-            && self.scalars(start, scalars & !after_scalar)
-            && self.brackets(start, opens, opens | closes, wrong_in_object, colons);
-        fine.then_some(strings.quotes)
+    let after_open = follows(opens, &mut before.open);
+    let after_close = follows(closes | closing, &mut before.close);
+    let after_colon = follows(colons, &mut before.colon);
+    let after_comma = follows(commas, &mut before.comma);
+    let after_scalar = follows(scalars, &mut before.scalar);
+    // A key stands after a bracket or a comma. Added to the bits of its string, its first bit is carried to the end.
+    let keys = opening & (after_open | after_comma);
+    let (sum, carried) = strings.inside.overflowing_add(keys);
+    let (sum, carried_on) = sum.overflowing_add(before.in_key);
+    before.in_key = u64::from(carried | carried_on);
+    let after_key = follows(sum & closing, &mut before.key);
+
+    let wrong = classes.controls & strings.inside
+        | (after_close | after_scalar) & (opening | opens)
+        | after_close & scalars
+        | (after_colon | after_comma) & (closes | colons | commas)
+        | after_open & (colons | commas)
+        | colons & !after_key;
+    // In an object each string after a bracket or a comma is a key, and nothing else stands there; in an array none is.
+    let in_object = (after_open | after_comma) & !(opening | closes) | after_key & !colons;
+    let fine = wrong == 0
+        && escapes(text, start, strings.escaped & !(classes.quotes | classes.backslashes))
+        && each_scalar(text, start, scalars & !after_scalar);
+    if !fine {
+        return None;
     }
+    brackets.push(start, opens | closes);
+    let wrong = [
+        before_bracket(colons, opens | closes, &mut before.wrong_in_array),
+        before_bracket(in_object, opens | closes, &mut before.wrong_in_object),
+    ];
+    Some(Block { quotes: strings.quotes, backslashes: classes.backslashes, wrong })
+}
 
-    /// Whether all of the escaped bytes make escapes that JSON knows.
-    #[inline(always)]
-    fn escapes(&self, start: usize, mut escaped: u64) -> bool {
-        while escaped != 0 {
-            if !is_escape(self.text, start + escaped.trailing_zeros() as usize) {
-                return false;
-            }
-            escaped &= escaped - 1;
+/// Whether all of the escaped bytes make escapes that JSON knows.
+#[inline(always)]
+fn escapes(text: &str, start: usize, mut escaped: u64) -> bool {
+    while escaped != 0 {
+        if !is_escape(text, start + escaped.trailing_zeros() as usize) {
+            return false;
         }
-        true
+        escaped &= escaped - 1;
     }
+    true
+}
 
-    /// Whether what begins at each of the bits is a number or a literal, to the end of it.
-    #[inline(always)]
-    fn scalars(&self, start: usize, mut firsts: u64) -> bool {
-        while firsts != 0 {
-            let at = start + firsts.trailing_zeros() as usize;
-            let bytes = self.text.as_bytes().get(at..).unwrap_or_default();
-            let Some(length) = scalar_length(bytes) else { return false };
-            if !matches!(bytes.get(length), Some(b',' | b'}' | b']')) {
-                return false;
-            }
-            firsts &= firsts - 1;
+/// Whether what begins at each of the bits is a number or a literal, to the end of it.
+#[inline(always)]
+fn each_scalar(text: &str, start: usize, mut firsts: u64) -> bool {
+    while firsts != 0 {
+        let at = start + firsts.trailing_zeros() as usize;
+        let bytes = text.as_bytes().get(at..).unwrap_or_default();
+        let Some(length) = scalar_length(bytes) else { return false };
+        if !matches!(bytes.get(length), Some(b',' | b'}' | b']')) {
+            return false;
         }
-        true
+        firsts &= firsts - 1;
     }
-
-    /// Whether brackets match, and no object and no array has what is wrong in it.
-    #[inline(always)]
-    fn brackets(&mut self, start: usize, opens: u64, mut brackets: u64, in_object: u64, in_array: u64) -> bool {
-        let Open { mut kinds, mut depth, .. } = self.open;
-        let wrong = |kinds: u64| if kinds & 1 == 1 { in_object } else { in_array };
-        let (mut errors, mut left) = (0, u64::MAX);
-        while brackets != 0 {
-            let lowest = brackets & brackets.wrapping_neg();
-            let up_to = lowest ^ lowest.wrapping_sub(1);
-            errors |= wrong(kinds) & up_to & left;
-            left &= !up_to;
-            brackets ^= lowest;
-            let at = start + lowest.trailing_zeros() as usize;
-            let kind = u64::from(self.text.as_bytes().get(at).is_some_and(|byte| byte & 0x20 != 0));
-            if opens & lowest != 0 {
-                if let Some(place) = self.open.places.get_mut(depth) {
-                    *place = self.containers.len();
-                    self.containers.push((at as u32, 0));
-                }
-                kinds = kinds << 1 | kind;
-                errors |= u64::from(depth >= MAX_DEPTH);
-                depth = depth.wrapping_add(1);
-            } else {
-                errors |= (kinds ^ kind) & 1 | u64::from(depth == 0);
-                kinds >>= 1;
-                depth = depth.wrapping_sub(1);
-                if let Some(place) = self.open.places.get(depth)
-                    && let Some(container) = self.containers.get_mut(*place)
-                {
-                    container.1 = at as u32;
-                }
-            }
-        }
-        self.open.kinds = kinds;
-        self.open.depth = depth;
-        errors | wrong(kinds) & left == 0
-    }
+    true
 }
 
 #[cfg(test)]
@@ -280,7 +328,8 @@ mod tests {
             assert_eq!(taken, expected, "{text:?}");
             if taken {
                 let mut portable = Outline::default();
-                assert!(fill(&mut portable, text, block::classify, block::parity), "{text:?}");
+                let filled = fill(&mut portable, text, block::classify, block::parity) && portable.match_brackets(text);
+                assert!(filled, "{text:?}");
                 assert_eq!(format!("{portable:?}"), format!("{outline:?}"), "{text:?}");
             }
         }

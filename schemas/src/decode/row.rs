@@ -3,7 +3,7 @@
 use super::escape::unescape_into;
 use super::layout::{Field, Shape, find};
 use super::rest::{Rest, WHOLE};
-use super::scan::{Scan, Tokens};
+use super::scan::{Scan, Span, Tokens};
 use super::time;
 
 /// Unknown fields of one object that are told apart. An object with more of them keeps the event whole.
@@ -11,57 +11,34 @@ const MOST_UNKNOWN: usize = 32;
 
 /// Text of a row.
 #[derive(Clone, Copy, Debug)]
-pub enum Text<'a> {
+pub enum Text {
     /// As it stands in the event.
-    Plain(&'a str),
-    /// A range of `Row::owned`.
-    Owned(usize, usize),
-}
-
-impl<'a> Text<'a> {
-    /// `owned` is the row's.
-    pub fn read<'t>(self, owned: &'t str) -> &'t str
-    where
-        'a: 't,
-    {
-        match self {
-            Self::Plain(text) => text,
-            Self::Owned(start, end) => owned.get(start..end).unwrap_or_default(),
-        }
-    }
+    Event(Span),
+    /// A part of `Row::owned`.
+    Owned(Span),
 }
 
 /// A value on its way to a column.
 #[derive(Clone, Copy, Debug)]
-pub enum Value<'a> {
+pub enum Value {
     Null,
-    Text(Text<'a>),
+    Text(Text),
     /// A range of `Row::elements`.
     List(usize, usize),
     Int(i64),
 }
 
-/// What rows pass on from one to the next, for its memory.
+/// The values of a row, and what has no column. Used again for its memory.
 #[derive(Debug, Default)]
-pub struct Scratch {
-    values: Vec<Value<'static>>,
-    elements: Vec<Text<'static>>,
-    unknown: Vec<Text<'static>>,
-    owned: String,
-    rest: Rest,
-}
-
-/// The values of a row, and what has no column.
-#[derive(Debug)]
-pub struct Row<'a> {
-    pub values: Vec<Value<'a>>,
+pub struct Row {
+    pub values: Vec<Value>,
     /// Elements of the lists among the values.
-    pub elements: Vec<Text<'a>>,
-    /// Text that does not stand in the event: what strings with escapes mean, and the rest.
-    pub owned: String,
+    pub elements: Vec<Text>,
+    /// Text that does not stand in the event: what strings with escapes mean, the rest, and what was put in.
+    owned: String,
     /// Names of the unknown fields of the objects being read.
-    unknown: Vec<Text<'a>>,
-    pub rest: Rest,
+    unknown: Vec<Text>,
+    rest: Rest,
     /// The time found where there is no column for it.
     pub moment: Option<i64>,
     /// The same, found among copied fields.
@@ -70,20 +47,25 @@ pub struct Row<'a> {
     pub whole: bool,
 }
 
-impl<'a> Row<'a> {
-    pub fn new(columns: usize, scratch: Scratch) -> Self {
-        let Scratch { values, elements, unknown, mut owned, mut rest } = scratch;
-        rest.clear();
-        owned.clear();
-        let (mut values, elements, unknown) = (emptied(values), emptied(elements), emptied(unknown));
-        values.resize(columns, Value::Null);
-        Self { values, elements, owned, unknown, rest, moment: None, copied_moment: None, whole: false }
+impl Row {
+    /// Forgets the row before.
+    pub fn clear(&mut self, columns: usize) {
+        self.values.clear();
+        self.values.resize(columns, Value::Null);
+        self.elements.clear();
+        self.owned.clear();
+        self.unknown.clear();
+        self.rest.clear();
+        (self.moment, self.copied_moment, self.whole) = (None, None, false);
     }
 
-    pub fn into_scratch(self) -> Scratch {
-        let Self { values, elements, owned, unknown, rest, .. } = self;
-        let (values, elements, unknown) = (emptied(values), emptied(elements), emptied(unknown));
-        Scratch { values, elements, unknown, owned, rest }
+    /// What a text of the row says; `event` is the text that the row was read from.
+    #[inline(always)]
+    pub fn read<'a>(&'a self, text: Text, event: &'a str) -> &'a str {
+        match text {
+            Text::Event(span) => span.of(event),
+            Text::Owned(span) => span.of(&self.owned),
+        }
     }
 
     pub fn time(&self, column: usize) -> Option<i64> {
@@ -102,17 +84,23 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Puts what has no column into a column of its own.
-    pub fn keep_rest(&mut self, column: usize) {
+    /// Puts text of its own into a column.
+    pub fn put(&mut self, column: usize, text: &str) {
+        self.values[column] = Value::Text(own(&mut self.owned, text));
+    }
+
+    /// Puts what has no column into a column of its own. `event` is the whole text, without white space around it.
+    pub fn put_rest(&mut self, column: usize, event: &str) {
+        if self.whole {
+            self.rest.keep_whole(event);
+        }
         if let Some(rest) = self.rest.finish() {
-            let start = self.owned.len();
-            self.owned.push_str(rest);
-            self.values[column] = Value::Text(Text::Owned(start, self.owned.len()));
+            self.values[column] = Value::Text(own(&mut self.owned, rest));
         }
     }
 
     /// Reads the object at hand. Returns the fields seen, as bits of their places, and whether it had no member at all.
-    pub fn object<T: Tokens<'a>>(&mut self, tokens: &mut T, fields: &'static [Field]) -> Scan<(u64, bool)> {
+    pub fn object<T: Tokens>(&mut self, tokens: &mut T, fields: &'static [Field]) -> Scan<(u64, bool)> {
         let (mut seen, mut expected) = (0u64, 0);
         let outer = self.unknown.len();
         let mut next = tokens.first_key()?;
@@ -130,7 +118,7 @@ impl<'a> Row<'a> {
                 }
                 None => {
                     let value = tokens.value()?;
-                    self.rest.put(key, value);
+                    self.rest.put(tokens.text(), key, value);
                     self.stranger(tokens, key, outer);
                 }
             }
@@ -141,26 +129,27 @@ impl<'a> Row<'a> {
     }
 
     /// Notes the name of an unknown field, of an object whose first one is at `first` among the unknown.
-    fn stranger<T: Tokens<'a>>(&mut self, tokens: &T, key: &'a str, first: usize) {
-        let (text, _) = self.text(tokens, key);
-        let name = text.read(&self.owned);
+    fn stranger<T: Tokens>(&mut self, tokens: &T, key: Span, first: usize) {
+        let (text, _) = self.meaning(tokens, key.inner(), tokens.escaped(key));
+        let name = self.read(text, tokens.text());
         let known = &self.unknown[first..];
-        self.whole |=
-            name == WHOLE || known.len() >= MOST_UNKNOWN || known.iter().any(|other| other.read(&self.owned) == name);
+        self.whole |= name == WHOLE
+            || known.len() >= MOST_UNKNOWN
+            || known.iter().any(|other| self.read(*other, tokens.text()) == name);
         if !self.whole {
             self.unknown.push(text);
         }
     }
 
-    /// What a string means, given as it stands with its quotes, and whether that is exact.
-    fn text<T: Tokens<'a>>(&mut self, tokens: &T, raw: &'a str) -> (Text<'a>, bool) {
-        let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
-        if !tokens.escaped(raw) {
-            return (Text::Plain(inner), true);
+    /// What a string means, given without its quotes, and whether that is exact.
+    #[inline(always)]
+    fn meaning<T: Tokens>(&mut self, tokens: &T, inner: Span, escaped: bool) -> (Text, bool) {
+        if !escaped {
+            return (Text::Event(inner), true);
         }
         let start = self.owned.len();
-        let exact = unescape_into(inner, &mut self.owned);
-        (Text::Owned(start, self.owned.len()), exact)
+        let exact = unescape_into(inner.of(tokens.text()), &mut self.owned);
+        (Text::Owned(Span { start, end: self.owned.len() }), exact)
     }
 
     /// Empties what an earlier field of the same name filled.
@@ -177,61 +166,83 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn field<T: Tokens<'a>>(&mut self, tokens: &mut T, field: &'static Field, key: &'a str) -> Scan<()> {
+    /// Reads the value of a field.
+    #[inline(always)]
+    fn field<T: Tokens>(&mut self, tokens: &mut T, field: &'static Field, key: Span) -> Scan<()> {
         let first = tokens.peek();
-        match field.shape {
+        let start = tokens.position();
+        let exact = match field.shape {
+            Shape::Text if first == b'"' => self.string(tokens, field)?,
             Shape::Nested(fields) if first == b'{' => {
-                let mark = self.rest.open(key);
+                let mark = self.rest.open(key.of(tokens.text()));
                 let (_, empty) = self.object(tokens, fields)?;
                 self.rest.close(mark, empty);
+                true
             }
-            Shape::Copied(fields) if first == b'{' => self.copied(tokens, field, fields)?,
-            Shape::TextList if first == b'[' => {
-                let start = tokens.position();
-                if !self.list(tokens, field.column)? {
-                    self.rest.put(key, tokens.since(start));
-                }
+            Shape::Copied(fields) if first == b'{' => {
+                self.copied(tokens, field, fields)?;
+                true
             }
+            Shape::TextList if first == b'[' => self.list(tokens, field.column)?,
             _ => {
-                let raw = tokens.value()?;
-                if !self.take(tokens, field, raw) {
-                    self.rest.put(key, raw);
-                }
+                let value = tokens.value()?;
+                self.take(tokens, field, value)
             }
+        };
+        if !exact {
+            self.rest.put(tokens.text(), key, Span { start, end: tokens.passed() });
         }
         Ok(())
     }
 
+    /// Reads a string into a column of text. False if the column can't tell it exactly.
+    #[inline(always)]
+    fn string<T: Tokens>(&mut self, tokens: &mut T, field: &Field) -> Scan<bool> {
+        let (inner, escaped) = tokens.string()?;
+        let (text, exact) = self.meaning(tokens, inner, escaped);
+        self.values[field.column] = Value::Text(text);
+        Ok(exact)
+    }
+
     /// Reads an object that is kept as it is, copying some of its fields.
-    fn copied<T: Tokens<'a>>(&mut self, tokens: &mut T, field: &Field, fields: &'static [Field]) -> Scan<()> {
+    fn copied<T: Tokens>(&mut self, tokens: &mut T, field: &Field, fields: &'static [Field]) -> Scan<()> {
         let start = tokens.position();
         let mut next = tokens.first_key()?;
         let mut expected = 0;
         while let Some(key) = next {
-            let raw = tokens.value()?;
-            if let Some(place) = self.find(tokens, fields, key, expected) {
-                self.forget(&fields[place]);
-                self.take(tokens, &fields[place], raw);
-                expected = place + 1;
+            match self.find(tokens, fields, key, expected) {
+                Some(place) => {
+                    let field = &fields[place];
+                    self.forget(field);
+                    if matches!(field.shape, Shape::Text) && tokens.peek() == b'"' {
+                        self.string(tokens, field)?;
+                    } else {
+                        let value = tokens.value()?;
+                        self.take(tokens, field, value);
+                    }
+                    expected = place + 1;
+                }
+                None => _ = tokens.value()?,
             }
             next = tokens.next_key()?;
         }
-        self.values[field.column] = Value::Text(Text::Plain(tokens.since(start)));
+        self.values[field.column] = Value::Text(Text::Event(Span { start, end: tokens.passed() }));
         Ok(())
     }
 
     /// Reads a list of text. False if the column can't tell it: it is empty, or not all text.
-    fn list<T: Tokens<'a>>(&mut self, tokens: &mut T, column: usize) -> Scan<bool> {
+    fn list<T: Tokens>(&mut self, tokens: &mut T, column: usize) -> Scan<bool> {
         let start = self.elements.len();
         let mut more = tokens.first_element()?;
         let mut exact = more;
         while more {
-            let raw = tokens.value()?;
-            if raw.starts_with('"') {
-                let (text, same) = self.text(tokens, raw);
+            if tokens.peek() == b'"' {
+                let (inner, escaped) = tokens.string()?;
+                let (text, same) = self.meaning(tokens, inner, escaped);
                 self.elements.push(text);
                 exact &= same;
             } else {
+                tokens.value()?;
                 exact = false;
             }
             more = tokens.next_element()?;
@@ -240,29 +251,32 @@ impl<'a> Row<'a> {
         Ok(exact)
     }
 
-    /// The field that a key names.
-    fn find<T: Tokens<'a>>(&mut self, tokens: &T, fields: &[Field], key: &'a str, expected: usize) -> Option<usize> {
-        let plain = key.get(1..key.len() - 1).and_then(|name| find(fields, name, expected));
-        // Nobody writes a field's name with escapes, but JSON allows it.
-        plain.or_else(|| match self.text(tokens, key).0 {
-            Text::Plain(_) => None,
-            name => find(fields, name.read(&self.owned), expected),
+    /// The field that a key names. Senders keep their order, so the search starts where the field before ended.
+    #[inline(always)]
+    fn find<T: Tokens>(&mut self, tokens: &T, fields: &[Field], key: Span, expected: usize) -> Option<usize> {
+        let name = tokens.text().as_bytes().get(key.start + 1..key.end - 1).unwrap_or_default();
+        find(fields, name, expected).or_else(|| {
+            // Nobody writes a field's name with escapes, but JSON allows it.
+            tokens.escaped(key).then(|| self.find_escaped(tokens, fields, key)).flatten()
         })
     }
 
+    #[cold]
+    fn find_escaped<T: Tokens>(&mut self, tokens: &T, fields: &[Field], key: Span) -> Option<usize> {
+        let (name, _) = self.meaning(tokens, key.inner(), true);
+        find(fields, self.read(name, tokens.text()).as_bytes(), 0)
+    }
+
     /// Puts the value read last into its column. False if the column can't tell it exactly.
-    fn take<T: Tokens<'a>>(&mut self, tokens: &T, field: &Field, raw: &'a str) -> bool {
+    fn take<T: Tokens>(&mut self, tokens: &T, field: &Field, value: Span) -> bool {
+        let raw = value.of(tokens.text());
         let is_text = raw.starts_with('"');
         let (value, exact) = match field.shape {
-            Shape::Text if is_text => {
-                let (text, exact) = self.text(tokens, raw);
-                (Value::Text(text), exact)
-            }
-            Shape::Any if raw != "null" => (Value::Text(Text::Plain(raw)), true),
-            Shape::Object if raw.starts_with('{') => (Value::Text(Text::Plain(raw)), true),
+            Shape::Any if raw != "null" => (Value::Text(Text::Event(value)), true),
+            Shape::Object if raw.starts_with('{') => (Value::Text(Text::Event(value)), true),
             Shape::Time if is_text => {
-                let (text, _) = self.text(tokens, raw);
-                let text = text.read(&self.owned);
+                let (text, _) = self.meaning(tokens, value.inner(), tokens.escaped(value));
+                let text = self.read(text, tokens.text());
                 let Some(micros) = time::parse(text) else { return false };
                 (Value::Int(micros), time::is_canonical(text))
             }
@@ -275,8 +289,8 @@ impl<'a> Row<'a> {
                 Err(_) => return false,
             },
             Shape::Moment => {
-                let text = is_text.then(|| self.text(tokens, raw).0);
-                self.moment = text.and_then(|text| time::parse(text.read(&self.owned)));
+                let text = is_text.then(|| self.meaning(tokens, value.inner(), tokens.escaped(value)).0);
+                self.moment = text.and_then(|text| time::parse(self.read(text, tokens.text())));
                 return false;
             }
             Shape::Nanoseconds => {
@@ -290,8 +304,9 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The same vector, emptied, for values of another lifetime: what is collected in place keeps its memory.
-fn emptied<A, B>(mut values: Vec<A>) -> Vec<B> {
-    values.clear();
-    values.into_iter().filter_map(|_| None).collect()
+/// Text put behind what is owned already.
+fn own(owned: &mut String, text: &str) -> Text {
+    let start = owned.len();
+    owned.push_str(text);
+    Text::Owned(Span { start, end: owned.len() })
 }

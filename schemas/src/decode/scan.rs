@@ -14,25 +14,48 @@ pub struct Malformed {
 
 pub type Scan<T> = Result<T, Malformed>;
 
-/// A JSON text read token by token. Values and keys are handed out as slices of it, with their quotes.
-pub trait Tokens<'a> {
+/// A stretch of a text, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Span {
+    /// The stretch of that text; nothing if it has none such.
+    #[inline(always)]
+    pub fn of(self, text: &str) -> &str {
+        text.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// A string without its quotes.
+    #[inline(always)]
+    pub fn inner(self) -> Self {
+        Self { start: self.start + 1, end: self.end.saturating_sub(1) }
+    }
+}
+
+/// A JSON text read token by token. Keys and values are spans of it, strings with their quotes.
+pub trait Tokens {
+    fn text(&self) -> &str;
+
     /// The first byte of the token at hand; 0 at the end.
     fn peek(&self) -> u8;
 
     /// Where the token at hand begins.
     fn position(&self) -> usize;
 
-    /// The text from `start` to the end of what was read last.
-    fn since(&self, start: usize) -> &'a str;
+    /// Where what was read last ends.
+    fn passed(&self) -> usize;
 
     /// Whether there is an escape in a key or a string that was handed out.
-    fn escaped(&self, raw: &'a str) -> bool;
+    fn escaped(&self, span: Span) -> bool;
 
     /// Enters the object at hand: its first key, or `None` if it is empty.
-    fn first_key(&mut self) -> Scan<Option<&'a str>>;
+    fn first_key(&mut self) -> Scan<Option<Span>>;
 
     /// After a member's value: the next key, or `None` once the object is closed.
-    fn next_key(&mut self) -> Scan<Option<&'a str>>;
+    fn next_key(&mut self) -> Scan<Option<Span>>;
 
     /// Enters the array at hand: whether it has an element.
     fn first_element(&mut self) -> Scan<bool>;
@@ -41,7 +64,10 @@ pub trait Tokens<'a> {
     fn next_element(&mut self) -> Scan<bool>;
 
     /// The value at hand, passed.
-    fn value(&mut self) -> Scan<&'a str>;
+    fn value(&mut self) -> Scan<Span>;
+
+    /// The string at hand, passed: without its quotes, and whether there is an escape in it.
+    fn string(&mut self) -> Scan<(Span, bool)>;
 }
 
 /// What scanners pass on from text to text, for its memory.
@@ -82,7 +108,7 @@ impl<'a> Scanner<'a> {
     /// Reads a scalar or an opening bracket; true if a value must follow.
     fn enter(&mut self) -> Scan<bool> {
         match self.peek() {
-            b'"' => self.string(),
+            b'"' => self.quoted(),
             b'{' => return self.open(b'}'),
             b'[' => return self.open(b']'),
             _ => self.scalar()?,
@@ -126,19 +152,19 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    fn key(&mut self) -> Scan<&'a str> {
+    fn key(&mut self) -> Scan<Span> {
         if self.peek() != b'"' {
             return self.fail("expected a key");
         }
         let start = self.position();
-        self.string();
-        let key = self.since(start);
+        self.quoted();
+        let key = Span { start, end: self.end };
         self.expect(b':', "expected :")?;
         Ok(key)
     }
 
     /// The index has checked what stands between the quotes, and that there are two.
-    fn string(&mut self) {
+    fn quoted(&mut self) {
         self.next += 1;
         self.step();
     }
@@ -180,7 +206,11 @@ impl<'a> Scanner<'a> {
     }
 }
 
-impl<'a> Tokens<'a> for Scanner<'a> {
+impl Tokens for Scanner<'_> {
+    fn text(&self) -> &str {
+        self.text
+    }
+
     fn peek(&self) -> u8 {
         self.text.as_bytes().get(self.position()).copied().unwrap_or(0)
     }
@@ -189,16 +219,15 @@ impl<'a> Tokens<'a> for Scanner<'a> {
         self.scratch.index.tokens().get(self.next).map_or(self.text.len(), |at| *at as usize)
     }
 
-    fn since(&self, start: usize) -> &'a str {
-        self.text.get(start..self.end).unwrap_or_default()
+    fn passed(&self) -> usize {
+        self.end
     }
 
-    fn escaped(&self, raw: &'a str) -> bool {
-        let start = raw.as_ptr().addr().wrapping_sub(self.text.as_ptr().addr());
-        self.scratch.index.escaped(start, start + raw.len())
+    fn escaped(&self, span: Span) -> bool {
+        self.scratch.index.escaped(span.start, span.end)
     }
 
-    fn first_key(&mut self) -> Scan<Option<&'a str>> {
+    fn first_key(&mut self) -> Scan<Option<Span>> {
         self.expect(b'{', "expected an object")?;
         if self.peek() == b'}' {
             self.step();
@@ -207,7 +236,7 @@ impl<'a> Tokens<'a> for Scanner<'a> {
         self.key().map(Some)
     }
 
-    fn next_key(&mut self) -> Scan<Option<&'a str>> {
+    fn next_key(&mut self) -> Scan<Option<Span>> {
         match self.peek() {
             b',' => {
                 self.step();
@@ -240,16 +269,21 @@ impl<'a> Tokens<'a> for Scanner<'a> {
         Ok(more)
     }
 
-    fn value(&mut self) -> Scan<&'a str> {
+    fn value(&mut self) -> Scan<Span> {
         let start = self.position();
         loop {
             if self.enter()? {
                 continue;
             }
             if !self.leave()? {
-                return Ok(self.since(start));
+                return Ok(Span { start, end: self.end });
             }
         }
+    }
+
+    fn string(&mut self) -> Scan<(Span, bool)> {
+        let span = self.value()?;
+        Ok((span.inner(), self.escaped(span)))
     }
 }
 

@@ -377,16 +377,20 @@ proptest! {
 }
 
 /// A row as the walk over the outline reads it, if there is an outline, and as the scanner does.
-fn rows<'a>(text: &'a str, layout: &Layout) -> (Option<Row<'a>>, Result<Row<'a>, Malformed>) {
-    let columns = layout.table.columns().len();
+fn rows(text: &str, layout: &Layout) -> (Option<Row>, Result<Row, Malformed>) {
+    let cleared = || {
+        let mut row = Row::default();
+        row.clear(layout.table.columns().len());
+        row
+    };
     let mut outline = Outline::default();
     let walked = outline.fill(text).then(|| {
-        let mut row = Row::new(columns, row::Scratch::default());
+        let mut row = cleared();
         row.object(&mut Walker::new(text, &outline), layout.fields).is_ok().then_some(row)
     });
     let scan = || {
         let mut scanner = Scanner::new(text, scan::Scratch::default())?;
-        let mut row = Row::new(columns, row::Scratch::default());
+        let mut row = cleared();
         row.object(&mut scanner, layout.fields)?;
         scanner.end()?;
         Ok(row)

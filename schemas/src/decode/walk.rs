@@ -1,46 +1,35 @@
-//! A walk over a compact JSON object that is known to be one: from its outline, without looking at the bytes between.
+//! A walk over a compact JSON object that is known to be one: by its outline, without looking at the bytes between.
 
 use super::outline::Outline;
-use super::scan::{Malformed, Scan, Tokens};
+use super::scan::{Malformed, Scan, Span, Tokens};
 
 /// A position in an outlined text.
-pub struct Walker<'a, 'o> {
+pub struct Walker<'a> {
     text: &'a str,
-    outline: &'o Outline,
+    outline: &'a Outline,
     at: usize,
     /// The outlined container that is met next.
     container: usize,
 }
 
-impl<'a, 'o> Walker<'a, 'o> {
+impl<'a> Walker<'a> {
     /// `outline` must be that of the text.
-    pub fn new(text: &'a str, outline: &'o Outline) -> Self {
+    pub fn new(text: &'a str, outline: &'a Outline) -> Self {
         Self { text, outline, at: 0, container: 0 }
     }
 
     #[inline(always)]
-    fn key(&mut self) -> Scan<&'a str> {
+    fn key(&mut self) -> Scan<Span> {
         let start = self.at;
-        let end = self.string(start)?;
-        self.at = end + 1; // past the colon
-        self.slice(start, end)
-    }
-
-    /// Where the string that begins at `start` ends.
-    #[inline(always)]
-    fn string(&self, start: usize) -> Scan<usize> {
-        self.outline.quote(start + 1).map(|quote| quote + 1).ok_or_else(|| self.lost())
-    }
-
-    #[inline(always)]
-    fn slice(&self, start: usize, end: usize) -> Scan<&'a str> {
-        self.text.get(start..end).ok_or_else(|| self.lost())
+        let Some((quote, _)) = self.outline.string(start + 1) else { return self.lost() };
+        self.at = quote + 2; // past the colon
+        Ok(Span { start, end: quote + 1 })
     }
 
     /// The text is not what was outlined, or the walk went deeper than the outline.
     #[cold]
-    fn lost(&self) -> Malformed {
-        Malformed { at: self.at, reason: "not as outlined" }
+    fn lost<T>(&self) -> Scan<T> {
+        Err(Malformed { at: self.at, reason: "not as outlined" })
     }
 
     /// Where the container at hand ends.
@@ -49,7 +38,7 @@ impl<'a, 'o> Walker<'a, 'o> {
             match self.outline.container(self.container) {
                 Some((start, _)) if start < self.at => self.container += 1,
                 Some((start, end)) if start == self.at => return Ok(end + 1),
-                _ => return Err(self.lost()),
+                _ => return self.lost(),
             }
         }
     }
@@ -61,28 +50,33 @@ impl<'a, 'o> Walker<'a, 'o> {
     }
 }
 
-impl<'a> Tokens<'a> for Walker<'a, '_> {
+impl Tokens for Walker<'_> {
+    #[inline(always)]
+    fn text(&self) -> &str {
+        self.text
+    }
+
     #[inline(always)]
     fn peek(&self) -> u8 {
         self.text.as_bytes().get(self.at).copied().unwrap_or(0)
     }
 
+    #[inline(always)]
     fn position(&self) -> usize {
         self.at
     }
 
-    fn since(&self, start: usize) -> &'a str {
-        self.text.get(start..self.at).unwrap_or_default()
+    #[inline(always)]
+    fn passed(&self) -> usize {
+        self.at
+    }
+
+    fn escaped(&self, span: Span) -> bool {
+        self.outline.string(span.start + 1).is_some_and(|(_, escaped)| escaped)
     }
 
     #[inline(always)]
-    fn escaped(&self, raw: &'a str) -> bool {
-        let start = raw.as_ptr().addr().wrapping_sub(self.text.as_ptr().addr());
-        self.outline.escaped(start, start + raw.len())
-    }
-
-    #[inline(always)]
-    fn first_key(&mut self) -> Scan<Option<&'a str>> {
+    fn first_key(&mut self) -> Scan<Option<Span>> {
         self.at += 1;
         if self.peek() == b'}' {
             self.at += 1;
@@ -92,11 +86,12 @@ impl<'a> Tokens<'a> for Walker<'a, '_> {
     }
 
     #[inline(always)]
-    fn next_key(&mut self) -> Scan<Option<&'a str>> {
+    fn next_key(&mut self) -> Scan<Option<Span>> {
         let more = self.next_element()?;
         if more { self.key().map(Some) } else { Ok(None) }
     }
 
+    #[inline(always)]
     fn first_element(&mut self) -> Scan<bool> {
         self.at += 1;
         let empty = self.peek() == b']';
@@ -112,13 +107,21 @@ impl<'a> Tokens<'a> for Walker<'a, '_> {
     }
 
     #[inline(always)]
-    fn value(&mut self) -> Scan<&'a str> {
+    fn value(&mut self) -> Scan<Span> {
         let start = self.at;
-        self.at = match self.peek() {
-            b'"' => self.string(start)?,
-            b'{' | b'[' => self.container()?,
-            _ => self.scalar(),
-        };
-        self.slice(start, self.at)
+        match self.peek() {
+            b'"' => _ = self.string()?,
+            b'{' | b'[' => self.at = self.container()?,
+            _ => self.at = self.scalar(),
+        }
+        Ok(Span { start, end: self.at })
+    }
+
+    #[inline(always)]
+    fn string(&mut self) -> Scan<(Span, bool)> {
+        let start = self.at + 1;
+        let Some((quote, escaped)) = self.outline.string(start) else { return self.lost() };
+        self.at = quote + 1;
+        Ok((Span { start, end: quote }, escaped))
     }
 }
