@@ -75,8 +75,6 @@ fn escapes(backslashes: u64, carry: &mut u64) -> (u64, u64) {
 
 /// On any machine: eight bytes at a time.
 pub fn classify(block: &[u8; 64]) -> Classes {
-    const ONES: u64 = u64::MAX / 255;
-    const LOW: u64 = ONES * 0x7f;
     /// The high bit of each byte that is zero.
     fn zeros(word: u64) -> u64 {
         !(((word & LOW) + LOW) | word | LOW)
@@ -99,10 +97,41 @@ pub fn classify(block: &[u8; 64]) -> Classes {
         classes.colons |= gather(equal(b':')) << shift;
         classes.commas |= gather(equal(b',')) << shift;
         classes.blanks |= gather(equal(b' ') | equal(b'\t') | equal(b'\n') | equal(b'\r')) << shift;
-        // A byte is a control character if neither it nor its sum with 0x60 has its high bit.
-        classes.controls |= gather(!(((word & LOW) + ONES * 0x60) | word | LOW)) << shift;
+        classes.controls |= gather(controls(word)) << shift;
     }
     classes
+}
+
+/// What bytes there are in a text at all.
+#[derive(Default)]
+pub struct Bytes {
+    /// The bits of all bytes.
+    any: [u64; 8],
+    controls: u64,
+}
+
+impl Bytes {
+    pub fn add(&mut self, block: &[u8; 64]) {
+        for (any, eight) in self.any.iter_mut().zip(block.as_chunks::<8>().0) {
+            let word = u64::from_le_bytes(*eight);
+            *any |= word;
+            self.controls |= controls(word);
+        }
+    }
+
+    /// Whether all are ASCII, and whether none is below space.
+    pub fn are_plain(&self) -> (bool, bool) {
+        let any = self.any.iter().fold(0, |any, word| any | word);
+        (any & (ONES * 0x80) == 0, self.controls == 0)
+    }
+}
+
+const ONES: u64 = u64::MAX / 255;
+const LOW: u64 = ONES * 0x7f;
+
+/// The high bit of each byte of a word that is below space: neither it nor its sum with 0x60 has its high bit.
+fn controls(word: u64) -> u64 {
+    !(((word & LOW) + ONES * 0x60) | word | LOW)
 }
 
 /// On any machine: each bit becomes the parity of the bits up to it.
@@ -135,6 +164,38 @@ pub mod avx2 {
             && is_x86_feature_detected!("lzcnt")
             && is_x86_feature_detected!("popcnt")
             && is_x86_feature_detected!("pclmulqdq")
+    }
+
+    /// What bytes there are in a text at all.
+    pub struct Bytes {
+        any: __m256i,
+        least: __m256i,
+    }
+
+    impl Bytes {
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        pub fn new() -> Self {
+            Self { any: _mm256_set1_epi8(0), least: _mm256_set1_epi8(-1) }
+        }
+
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        pub fn add(&mut self, block: &[u8; 64]) {
+            for half in block.as_chunks::<32>().0 {
+                let part = load(half);
+                self.any = _mm256_or_si256(self.any, part);
+                self.least = _mm256_min_epu8(self.least, part);
+            }
+        }
+
+        /// Whether all are ASCII, and whether none is below space.
+        #[target_feature(enable = "avx2")]
+        #[inline]
+        pub fn are_plain(&self) -> (bool, bool) {
+            let controls = _mm256_cmpeq_epi8(_mm256_min_epu8(self.least, _mm256_set1_epi8(0x1f)), self.least);
+            (_mm256_movemask_epi8(self.any) == 0, _mm256_movemask_epi8(controls) == 0)
+        }
     }
 
     /// A product without carries by all ones is the sum of all shifts.
@@ -208,20 +269,34 @@ mod tests {
                 bits(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r')),
                 bits(|byte| byte < b' '),
             ];
+            let plain = (block.is_ascii(), expected[7] == 0);
+            let mut seen = Bytes::default();
+            seen.add(&[b' '; 64]);
+            seen.add(&block);
+            assert_eq!(seen.are_plain(), plain);
             let listed = |c: Classes| {
                 [c.quotes, c.backslashes, c.opens, c.closes, c.colons, c.commas, c.blanks, c.controls]
             };
             assert_eq!(listed(classify(&block)), expected);
-            let plain = parity(expected[0]);
+            let parities = parity(expected[0]);
             let odd = |bit: &u32| (expected[0] << (63 - bit)).count_ones() % 2 == 1;
-            assert_eq!(plain, (0..64).filter(odd).map(|bit| 1 << bit).sum::<u64>());
+            assert_eq!(parities, (0..64).filter(odd).map(|bit| 1 << bit).sum::<u64>());
             #[cfg(target_arch = "x86_64")]
             if avx2::found() {
                 #[expect(unsafe_code, reason = "the features that the functions need have just been found")]
                 // SAFETY: as above.
                 let (classes, fast) = unsafe { (avx2::classify(&block), avx2::parity(expected[0])) };
                 assert_eq!(listed(classes), expected);
-                assert_eq!(fast, plain);
+                assert_eq!(fast, parities);
+                #[expect(unsafe_code, reason = "the features that the functions need have just been found")]
+                // SAFETY: as above.
+                let seen = unsafe {
+                    let mut seen = avx2::Bytes::new();
+                    seen.add(&[b' '; 64]);
+                    seen.add(&block);
+                    seen.are_plain()
+                };
+                assert_eq!(seen, plain);
             }
         }
     }

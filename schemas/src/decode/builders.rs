@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanBuilder, Date32Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
-    StringViewBuilder, TimestampMicrosecondBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow::error::ArrowError;
 
 use super::labels::Labels;
 use super::row::{Row, Value};
+use super::texts::Texts;
 use crate::table::{Kind, Table, list_item};
 
 /// One column.
 enum Builder {
-    Text(StringViewBuilder),
+    Text(Texts),
     Label(Labels),
     TextList(ListBuilder<StringBuilder>),
     Int32(Int32Builder),
@@ -27,7 +28,7 @@ enum Builder {
 impl Builder {
     fn new(kind: Kind, rows: usize) -> Self {
         match kind {
-            Kind::Text | Kind::Json => Self::Text(StringViewBuilder::with_capacity(rows)),
+            Kind::Text | Kind::Json => Self::Text(Texts::with_capacity(rows)),
             Kind::Label => Self::Label(Labels::with_capacity(rows)),
             Kind::TextList => Self::TextList(ListBuilder::new(StringBuilder::new()).with_field(list_item())),
             Kind::Int32 => Self::Int32(Int32Builder::with_capacity(rows)),
@@ -43,7 +44,7 @@ impl Builder {
         let text = if let Value::Text(text) = value { Some(row.read(text, event)) } else { None };
         let int = if let Value::Int(int) = value { Some(int) } else { None };
         match self {
-            Self::Text(builder) => builder.append_option(text),
+            Self::Text(builder) => builder.append(text),
             Self::Label(builder) => builder.append(text),
             Self::TextList(builder) => {
                 if let Value::List(start, end) = value {

@@ -3,15 +3,14 @@
 use std::borrow::Cow;
 
 /// The number that four hex digits write.
-fn hex4(text: &str, at: usize) -> Option<u32> {
+fn hex4(text: &[u8], at: usize) -> Option<u32> {
     let digits = text.get(at..at + 4)?;
-    let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
-    plain.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+    digits.iter().try_fold(0, |number, digit| Some(number << 4 | char::from(*digit).to_digit(16)?))
 }
 
 /// Whether the bytes that follow a backslash, from `at` on, make an escape that JSON knows.
-pub fn is_escape(text: &str, at: usize) -> bool {
-    match text.as_bytes().get(at) {
+pub fn is_escape(text: &[u8], at: usize) -> bool {
+    match text.get(at) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => true,
         Some(b'u') => hex4(text, at + 1).is_some(),
         _ => false,
@@ -83,12 +82,12 @@ fn escape_at(text: &str, at: usize) -> (Option<char>, usize) {
 }
 
 fn unicode_at(text: &str, at: usize) -> (Option<char>, usize) {
-    let high = hex4(text, at + 2).unwrap_or(0xfffd);
+    let high = hex4(text.as_bytes(), at + 2).unwrap_or(0xfffd);
     if !(0xd800..0xdc00).contains(&high) {
         return (char::from_u32(high), 6);
     }
     let follows = text.get(at + 6..at + 8) == Some("\\u");
-    match hex4(text, at + 8).filter(|low| follows && (0xdc00..0xe000).contains(low)) {
+    match hex4(text.as_bytes(), at + 8).filter(|low| follows && (0xdc00..0xe000).contains(low)) {
         Some(low) => (char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00)), 12),
         None => (None, 6),
     }

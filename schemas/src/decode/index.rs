@@ -146,7 +146,7 @@ fn take_escapes(index: &mut Index, text: &str, start: usize, mut escaping: u64) 
         let at = start + escaping.trailing_zeros() as usize;
         escaping &= escaping - 1;
         index.escapes.push(at as u32);
-        if !is_escape(text, at + 1) {
+        if !is_escape(text.as_bytes(), at + 1) {
             return Err(Malformed { at, reason: "invalid escape" });
         }
     }

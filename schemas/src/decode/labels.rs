@@ -4,13 +4,19 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringBuilder};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::Int32Type;
 use arrow::error::ArrowError;
+
+use super::words::ends;
 
 /// How many slots a text is looked for in. Beyond them it is entered once more, so that a sender who
 /// provokes collisions costs a larger dictionary, never time.
 const PROBES: usize = 16;
 const FIRST_SLOTS: usize = 128;
+
+/// Stands for null among the keys until the column is finished.
+const NULL: i32 = -1;
 
 /// Texts by number, and a column of numbers.
 #[derive(Debug)]
@@ -20,7 +26,9 @@ pub struct Labels {
     slots: Vec<(u64, i32)>,
     ends: Vec<usize>,
     text: Vec<u8>,
-    keys: Vec<Option<i32>>,
+    keys: Vec<i32>,
+    /// The number of the label before: often the next one is the same.
+    last: usize,
 }
 
 impl Labels {
@@ -31,11 +39,13 @@ impl Labels {
             ends: Vec::new(),
             text: Vec::new(),
             keys: Vec::with_capacity(rows),
+            last: 0,
         }
     }
 
+    #[inline(always)]
     pub fn append(&mut self, label: Option<&str>) {
-        let key = label.map(|label| self.number(label));
+        let key = label.map_or(NULL, |label| self.number(label.as_bytes()));
         self.keys.push(key);
     }
 
@@ -45,16 +55,30 @@ impl Labels {
             // Whole texts were put in.
             values.append_value(String::from_utf8_lossy(self.label(number)));
         }
-        let keys = Int32Array::from_iter(self.keys.drain(..));
+        let keys = std::mem::take(&mut self.keys);
+        let valid = || BooleanBuffer::collect_bool(keys.len(), |row| keys[row] != NULL);
+        let nulls = keys.contains(&NULL).then(|| NullBuffer::new(valid()));
+        let keys = Int32Array::try_new(keys.into(), nulls)?;
         self.slots.clear();
         self.slots.resize(FIRST_SLOTS, (0, -1));
         self.ends.clear();
         self.text.clear();
+        self.last = 0;
         Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(keys, Arc::new(values.finish()))?))
     }
 
-    fn number(&mut self, label: &str) -> i32 {
-        let hash = self.hash(label.as_bytes());
+    #[inline(always)]
+    fn number(&mut self, label: &[u8]) -> i32 {
+        if self.last < self.ends.len() && same(self.label(self.last), label) {
+            return self.last as i32;
+        }
+        let number = self.look_up(label);
+        self.last = number as usize;
+        number
+    }
+
+    fn look_up(&mut self, label: &[u8]) -> i32 {
+        let hash = self.hash(label);
         let mask = self.slots.len() - 1;
         for probe in 0..PROBES {
             let slot = (hash as usize).wrapping_add(probe) & mask;
@@ -62,16 +86,17 @@ impl Labels {
             if number < 0 {
                 return self.enter(slot, hash, label);
             }
-            if other == hash && self.label(number as usize) == label.as_bytes() {
+            if other == hash && same(self.label(number as usize), label) {
                 return number;
             }
         }
         self.enter(hash as usize & mask, hash, label)
     }
 
-    fn enter(&mut self, slot: usize, hash: u64, label: &str) -> i32 {
+    #[cold]
+    fn enter(&mut self, slot: usize, hash: u64, label: &[u8]) -> i32 {
         let number = i32::try_from(self.ends.len()).unwrap_or(i32::MAX);
-        self.text.extend_from_slice(label.as_bytes());
+        self.text.extend_from_slice(label);
         self.ends.push(self.text.len());
         self.slots[slot] = (hash, number);
         if self.ends.len() * 2 > self.slots.len() {
@@ -94,32 +119,39 @@ impl Labels {
         }
     }
 
+    #[inline(always)]
     fn label(&self, number: usize) -> &[u8] {
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.text[start..self.ends[number]]
     }
 
-    /// Eight bytes a step; the last step overlaps the one before.
+    /// Sixteen bytes a step; the last step overlaps the one before.
+    #[inline(always)]
     fn hash(&self, bytes: &[u8]) -> u64 {
-        let mix = |hash: u64, word: u64| {
-            let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            hash ^ (hash >> 32)
+        let mix = |hash: u64, [first, last]: [u64; 2]| {
+            let product = u128::from(first ^ hash) * u128::from(last ^ 0x9e37_79b9_7f4a_7c15);
+            product as u64 ^ (product >> 64) as u64
         };
-        let mut hash = mix(self.seed, bytes.len() as u64);
-        let mut left = bytes;
-        while let Some((chunk, tail)) = left.split_first_chunk::<8>() {
-            hash = mix(hash, u64::from_le_bytes(*chunk));
-            left = tail;
+        let mut hash = self.seed ^ bytes.len() as u64;
+        if bytes.len() <= 16 {
+            return mix(hash, ends(bytes));
         }
-        if left.is_empty() {
-            return hash;
-        }
-        let last = match bytes.last_chunk::<8>() {
-            Some(chunk) => u64::from_le_bytes(*chunk),
-            None => left.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        let words = |sixteen: &[u8; 16]| {
+            let [first, last] = *sixteen.as_chunks::<8>().0 else { return [0; 2] };
+            [u64::from_le_bytes(first), u64::from_le_bytes(last)]
         };
-        mix(hash, last)
+        let (chunks, _) = bytes.as_chunks::<16>();
+        for chunk in chunks {
+            hash = mix(hash, words(chunk));
+        }
+        bytes.last_chunk::<16>().map_or(hash, |chunk| mix(hash, words(chunk)))
     }
+}
+
+/// Whether two texts are equal: short ones without a call.
+#[inline(always)]
+fn same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && ends(one) == ends(other) && (one.len() <= 16 || one == other)
 }
 
 #[cfg(test)]

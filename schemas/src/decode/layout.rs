@@ -1,5 +1,6 @@
 //! Which field of an event goes to which column. Decoding and rebuilding walk the same layout.
 
+use super::words::ends;
 use crate::table::{Column, Table};
 
 /// How a field is kept.
@@ -33,8 +34,8 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     pub key: &'static str,
-    /// The key's digest.
-    digest: [u64; 2],
+    /// The key's ends, to compare it by.
+    ends: [u64; 2],
     pub shape: Shape,
     /// Place of its column in the table; meaningless for `Nested`, `Moment` and `Nanoseconds`.
     pub column: usize,
@@ -53,12 +54,12 @@ pub struct Layout {
 
 /// A field with a column.
 pub const fn field(columns: &[Column], key: &'static str, shape: Shape, column: &str) -> Field {
-    Field { key, digest: digest(key.as_bytes()), shape, column: place(columns, column) }
+    Field { key, ends: ends(key.as_bytes()), shape, column: place(columns, column) }
 }
 
 /// A field without a column of its own.
 pub const fn columnless(key: &'static str, shape: Shape) -> Field {
-    Field { key, digest: digest(key.as_bytes()), shape, column: usize::MAX }
+    Field { key, ends: ends(key.as_bytes()), shape, column: usize::MAX }
 }
 
 /// The place of a column. A wrong name stops the compiler.
@@ -76,9 +77,9 @@ pub const fn place(columns: &[Column], name: &str) -> usize {
 /// The field of that name, looked for from the expected one on.
 #[inline(always)]
 pub fn find(fields: &[Field], name: &[u8], expected: usize) -> Option<usize> {
-    let digest = digest(name);
+    let ends = ends(name);
     let is = |field: &Field| {
-        field.key.len() == name.len() && field.digest == digest && (name.len() <= 16 || field.key.as_bytes() == name)
+        field.key.len() == name.len() && field.ends == ends && (name.len() <= 16 || field.key.as_bytes() == name)
     };
     if fields.get(expected).is_some_and(is) {
         return Some(expected);
@@ -86,23 +87,6 @@ pub fn find(fields: &[Field], name: &[u8], expected: usize) -> Option<usize> {
     let after = (expected + 1).min(fields.len());
     let found = fields[after..].iter().position(is).map(|place| place + after);
     found.or_else(|| fields[..after].iter().position(is))
-}
-
-/// Tells most names apart, and of those of one length up to 16 bytes all.
-#[inline(always)]
-const fn digest(name: &[u8]) -> [u64; 2] {
-    if let (Some(first), Some(last)) = (name.first_chunk::<8>(), name.last_chunk::<8>()) {
-        return [u64::from_le_bytes(*first), u64::from_le_bytes(*last)];
-    }
-    if let (Some(first), Some(last)) = (name.first_chunk::<4>(), name.last_chunk::<4>()) {
-        return [u32::from_le_bytes(*first) as u64, u32::from_le_bytes(*last) as u64];
-    }
-    match *name {
-        [a, b, c] => [a as u64, b as u64 | (c as u64) << 8],
-        [a, b] => [a as u64, b as u64],
-        [a] => [a as u64, 0],
-        _ => [0, 0],
-    }
 }
 
 /// The bits of the fields with these keys.

@@ -13,8 +13,10 @@ pub mod paths;
 pub(crate) mod rest;
 mod row;
 mod scan;
+mod texts;
 pub(crate) mod time;
 mod walk;
+mod words;
 
 use arrow::array::RecordBatch;
 
@@ -85,35 +87,43 @@ impl Decoder {
         stranger: DecodeError,
         complete: impl FnOnce(&mut Row) -> Option<i64>,
     ) -> Result<(), DecodeError> {
-        let text = utf8(payload)?;
-        let event = trimmed(text);
-        let (seen, read) = self.read(text, event)?;
+        let (seen, text) = self.read(payload)?;
         if seen & self.layout.marks == 0 {
             return Err(stranger);
         }
         let row = &mut self.row;
         let event_time = complete(row).unwrap_or(received_at);
-        row.put_rest(self.layout.rest, event);
+        row.put_rest(self.layout.rest, text);
         row.put(EVENT_ID, std::str::from_utf8(&id.hex()).unwrap_or_default());
         row.put(CLUSTER, cluster);
         row.values[DAY] = Value::Int(time::day(received_at));
         row.values[RECEIVED_AT] = Value::Int(received_at);
         row.values[EVENT_TIME] = Value::Int(event_time);
-        self.columns.append(row, read);
+        self.columns.append(row, text);
         Ok(())
     }
 
-    /// Reads the row of an object; `event` is its text without white space around it. Returns the fields seen, as bits of
-    /// their places, and the text that the row's spans are of.
-    fn read<'a>(&mut self, text: &'a str, event: &'a str) -> Result<(u64, &'a str), DecodeError> {
+    /// Reads the row of an object. Returns the fields seen, as bits of their places, and the text that the row's spans are
+    /// of.
+    fn read<'a>(&mut self, payload: &'a [u8]) -> Result<(u64, &'a str), DecodeError> {
         let Self { layout, row, .. } = self;
         let columns = layout.table.columns().len();
+        let event = trimmed(payload);
         if self.outline.fill(event) {
-            row.clear(columns);
-            if let Ok((seen, _)) = row.object(&mut Walker::new(event, &self.outline), layout.fields) {
-                return Ok((seen, event));
+            #[expect(unsafe_code, reason = "the bytes have been looked at, which need not be done again")]
+            let event = match self.outline.is_ascii() {
+                // SAFETY: ASCII is UTF-8.
+                true => Ok(unsafe { str::from_utf8_unchecked(event) }),
+                false => simdutf8::basic::from_utf8(event),
+            };
+            if let Ok(event) = event {
+                row.clear(columns);
+                if let Ok((seen, _)) = row.object(&mut Walker::new(event, &self.outline), layout.fields) {
+                    return Ok((seen, event));
+                }
             }
         }
+        let text = utf8(payload)?;
         // Whatever is odd about a text, the scanner has the last word on it.
         let mut scanner = Scanner::new(text, std::mem::take(&mut self.scan))?;
         if scanner.peek() != b'{' {
@@ -139,20 +149,18 @@ impl Decoder {
 
 /// The bytes as text.
 fn utf8(payload: &[u8]) -> Result<&str, DecodeError> {
-    if payload.is_ascii() {
-        #[expect(unsafe_code, reason = "most events are ASCII, which is found out faster than UTF-8")]
-        // SAFETY: ASCII is UTF-8.
-        return Ok(unsafe { std::str::from_utf8_unchecked(payload) });
-    }
     simdutf8::basic::from_utf8(payload).or_else(|_| {
         // Says where, which the fast check can't.
         std::str::from_utf8(payload).map_err(|e| DecodeError::Utf8 { at: e.valid_up_to() })
     })
 }
 
-/// The text without JSON's white space around it.
-fn trimmed(text: &str) -> &str {
-    text.trim_matches([' ', '\n', '\r', '\t'])
+/// The bytes without JSON's white space around them.
+fn trimmed(payload: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    let start = payload.iter().position(|byte| !blank(byte)).unwrap_or(payload.len());
+    let end = payload.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
+    &payload[start..end]
 }
 
 #[cfg(test)]

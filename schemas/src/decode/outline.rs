@@ -17,6 +17,7 @@ const MAX_DEPTH: usize = 63;
 /// Room for outlines, to use again.
 #[derive(Debug, Default)]
 pub struct Outline {
+    ascii: bool,
     blocks: Vec<Block>,
     /// Positions of the brackets outside strings, then what is of no use.
     brackets: Vec<u32>,
@@ -37,10 +38,10 @@ struct Block {
 
 impl Outline {
     /// Outlines a text. False if it is not for certain one JSON object without white space between tokens; the outline
-    /// is of no use then.
-    pub fn fill(&mut self, text: &str) -> bool {
+    /// is of no use then. Whether it is UTF-8 beyond ASCII is not looked at.
+    pub fn fill(&mut self, text: &[u8]) -> bool {
         // Positions are of 32 bits.
-        if !text.starts_with('{') || u32::try_from(text.len()).is_err() {
+        if text.first() != Some(&b'{') || u32::try_from(text.len()).is_err() {
             return false;
         }
         #[cfg(target_arch = "x86_64")]
@@ -49,11 +50,16 @@ impl Outline {
             // SAFETY: as above.
             return unsafe { fill_avx2(self, text) } && self.match_brackets(text);
         }
-        fill(self, text, block::classify, block::parity) && self.match_brackets(text)
+        fill_anywhere(self, text) && self.match_brackets(text)
+    }
+
+    /// Whether all of the text is ASCII.
+    pub fn is_ascii(&self) -> bool {
+        self.ascii
     }
 
     /// The second pass: whether brackets match, with nothing wrong between them, and nothing follows the last.
-    fn match_brackets(&mut self, text: &str) -> bool {
+    fn match_brackets(&mut self, text: &[u8]) -> bool {
         self.containers.clear();
         // The kinds of the open containers, 1 for an object and 0 for an array; the innermost is the lowest bit.
         let mut kinds = 0_u64;
@@ -64,7 +70,7 @@ impl Outline {
         let brackets = self.brackets.get(..self.bracket_count).unwrap_or_default();
         for &at in brackets {
             let position = at as usize;
-            let (Some(byte), Some(block)) = (text.as_bytes().get(position), self.blocks.get(position / 64)) else {
+            let (Some(byte), Some(block)) = (text.get(position), self.blocks.get(position / 64)) else {
                 return false;
             };
             errors |= block.wrong[(kinds & 1) as usize] >> (position % 64);
@@ -119,19 +125,40 @@ impl Outline {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,pclmulqdq")]
-fn fill_avx2(outline: &mut Outline, text: &str) -> bool {
-    fill(outline, text, |block| avx2::classify(block), |bits| avx2::parity(bits))
+fn fill_avx2(outline: &mut Outline, text: &[u8]) -> bool {
+    let mut bytes = avx2::Bytes::new();
+    let classify = |block: &_| {
+        bytes.add(block);
+        avx2::classify(block)
+    };
+    let compact = fill(outline, text, classify, |bits| avx2::parity(bits));
+    let (ascii, no_controls) = bytes.are_plain();
+    outline.ascii = ascii;
+    compact && no_controls
 }
 
-/// The first pass. False if the text is not compact JSON.
+fn fill_anywhere(outline: &mut Outline, text: &[u8]) -> bool {
+    let mut bytes = block::Bytes::default();
+    let classify = |block: &_| {
+        bytes.add(block);
+        block::classify(block)
+    };
+    let compact = fill(outline, text, classify, block::parity);
+    let (ascii, no_controls) = bytes.are_plain();
+    outline.ascii = ascii;
+    compact && no_controls
+}
+
+/// The first pass. False if the text is not compact JSON, of which control characters are left to the caller: there are
+/// none in it, neither within strings nor outside.
 #[inline(always)]
 fn fill(
     outline: &mut Outline,
-    text: &str,
-    classify: impl Fn(&[u8; 64]) -> Classes,
+    text: &[u8],
+    mut classify: impl FnMut(&[u8; 64]) -> Classes,
     parity: impl Fn(u64) -> u64,
 ) -> bool {
-    let (whole, tail) = text.as_bytes().as_chunks::<64>();
+    let (whole, tail) = text.as_chunks::<64>();
     outline.bracket_count = 0;
     outline.blocks.clear();
     outline.blocks.resize(whole.len() + 1, Block::default());
@@ -162,11 +189,12 @@ fn fill(
 #[derive(Default)]
 struct Before {
     strings: Carry,
-    open: u64,
+    /// A colon or a comma.
+    separator: u64,
+    /// An opening bracket or a comma.
+    open_or_comma: u64,
     /// A closing quote or bracket.
     close: u64,
-    colon: u64,
-    comma: u64,
     scalar: u64,
     /// The end of a string that can be a key.
     key: u64,
@@ -227,7 +255,7 @@ fn before_bracket(bits: u64, brackets: u64, carry: &mut u64) -> u64 {
 /// Checks a block, of which the bytes in `used` count. Nothing if the text is not compact JSON.
 #[inline(always)]
 fn check(
-    text: &str,
+    text: &[u8],
     start: usize,
     classes: &Classes,
     used: u64,
@@ -239,29 +267,27 @@ fn check(
     let outside = !(strings.inside | strings.quotes);
     let (opens, closes) = (classes.opens & outside, classes.closes & outside);
     let (colons, commas) = (classes.colons & outside, classes.commas & outside);
-    let scalars = outside & used & !(opens | closes | colons | commas);
+    let scalars = outside & used & !(classes.opens | classes.closes | classes.colons | classes.commas);
     let (opening, closing) = (strings.quotes & strings.inside, strings.quotes & !strings.inside);
 
-    let after_open = follows(opens, &mut before.open);
+    let separators = colons | commas;
+    let after_separator = follows(separators, &mut before.separator);
+    let after_open_or_comma = follows(opens | commas, &mut before.open_or_comma);
     let after_close = follows(closes | closing, &mut before.close);
-    let after_colon = follows(colons, &mut before.colon);
-    let after_comma = follows(commas, &mut before.comma);
     let after_scalar = follows(scalars, &mut before.scalar);
     // A key stands after a bracket or a comma. Added to the bits of its string, its first bit is carried to the end.
-    let keys = opening & (after_open | after_comma);
-    let (sum, carried) = strings.inside.overflowing_add(keys);
+    let (sum, carried) = strings.inside.overflowing_add(opening & after_open_or_comma);
     let (sum, carried_on) = sum.overflowing_add(before.in_key);
     before.in_key = u64::from(carried | carried_on);
     let after_key = follows(sum & closing, &mut before.key);
 
-    let wrong = classes.controls & strings.inside
-        | (after_close | after_scalar) & (opening | opens)
+    let wrong = (after_close | after_scalar) & (opening | opens)
         | after_close & scalars
-        | (after_colon | after_comma) & (closes | colons | commas)
-        | after_open & (colons | commas)
+        | after_separator & closes
+        | (after_separator | after_open_or_comma) & separators
         | colons & !after_key;
     // In an object each string after a bracket or a comma is a key, and nothing else stands there; in an array none is.
-    let in_object = (after_open | after_comma) & !(opening | closes) | after_key & !colons;
+    let in_object = after_open_or_comma & !(opening | closes) | after_key & !colons;
     let fine = wrong == 0
         && escapes(text, start, strings.escaped & !(classes.quotes | classes.backslashes))
         && each_scalar(text, start, scalars & !after_scalar);
@@ -278,7 +304,7 @@ fn check(
 
 /// Whether all of the escaped bytes make escapes that JSON knows.
 #[inline(always)]
-fn escapes(text: &str, start: usize, mut escaped: u64) -> bool {
+fn escapes(text: &[u8], start: usize, mut escaped: u64) -> bool {
     while escaped != 0 {
         if !is_escape(text, start + escaped.trailing_zeros() as usize) {
             return false;
@@ -290,10 +316,10 @@ fn escapes(text: &str, start: usize, mut escaped: u64) -> bool {
 
 /// Whether what begins at each of the bits is a number or a literal, to the end of it.
 #[inline(always)]
-fn each_scalar(text: &str, start: usize, mut firsts: u64) -> bool {
+fn each_scalar(text: &[u8], start: usize, mut firsts: u64) -> bool {
     while firsts != 0 {
         let at = start + firsts.trailing_zeros() as usize;
-        let bytes = text.as_bytes().get(at..).unwrap_or_default();
+        let bytes = text.get(at..).unwrap_or_default();
         let Some(length) = scalar_length(bytes) else { return false };
         if !matches!(bytes.get(length), Some(b',' | b'}' | b']')) {
             return false;
@@ -323,13 +349,14 @@ mod tests {
     fn check(text: &str) {
         for text in [text, &compacted(text)] {
             let mut outline = Outline::default();
-            let taken = outline.fill(text);
+            let taken = outline.fill(text.as_bytes());
             let expected = is_json(text) && text.starts_with('{') && compacted(text) == text;
             assert_eq!(taken, expected, "{text:?}");
             if taken {
                 let mut portable = Outline::default();
-                let filled = fill(&mut portable, text, block::classify, block::parity) && portable.match_brackets(text);
+                let filled = fill_anywhere(&mut portable, text.as_bytes()) && portable.match_brackets(text.as_bytes());
                 assert!(filled, "{text:?}");
+                assert_eq!(outline.is_ascii(), text.is_ascii());
                 assert_eq!(format!("{portable:?}"), format!("{outline:?}"), "{text:?}");
             }
         }
@@ -403,7 +430,7 @@ mod tests {
         for (depth, taken) in [(MAX_DEPTH - 1, true), (MAX_DEPTH, false), (1000, false)] {
             let text = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
             assert!(is_json(&text));
-            assert_eq!(Outline::default().fill(&text), taken, "{depth}");
+            assert_eq!(Outline::default().fill(text.as_bytes()), taken, "{depth}");
         }
     }
 

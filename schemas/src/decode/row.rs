@@ -89,10 +89,10 @@ impl Row {
         self.values[column] = Value::Text(own(&mut self.owned, text));
     }
 
-    /// Puts what has no column into a column of its own. `event` is the whole text, without white space around it.
+    /// Puts what has no column into a column of its own; `event` is the text that the row was read from.
     pub fn put_rest(&mut self, column: usize, event: &str) {
         if self.whole {
-            self.rest.keep_whole(event);
+            self.rest.keep_whole(event.trim_matches([' ', '\n', '\r', '\t']));
         }
         if let Some(rest) = self.rest.finish() {
             self.values[column] = Value::Text(own(&mut self.owned, rest));

@@ -384,7 +384,7 @@ fn rows(text: &str, layout: &Layout) -> (Option<Row>, Result<Row, Malformed>) {
         row
     };
     let mut outline = Outline::default();
-    let walked = outline.fill(text).then(|| {
+    let walked = outline.fill(text.as_bytes()).then(|| {
         let mut row = cleared();
         row.object(&mut Walker::new(text, &outline), layout.fields).is_ok().then_some(row)
     });
