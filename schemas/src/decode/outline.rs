@@ -1,7 +1,7 @@
 //! The outline of a compact JSON object: whether it is JSON, where its strings end, and where its outer containers end.
 //!
-//! Without white space between tokens the grammar is a matter of neighbours. A first pass compares them for 64 bytes at once
-//! and looks at scalars one by one; a second one looks at brackets alone.
+//! Without white space between tokens the grammar is a matter of neighbours. A first pass compares them, for 64 bytes at
+//! once; a second one looks at brackets and scalars one by one.
 
 #[cfg(target_arch = "x86_64")]
 use super::block::avx2;
@@ -19,9 +19,6 @@ const MAX_DEPTH: usize = 63;
 pub struct Outline {
     ascii: bool,
     blocks: Vec<Block>,
-    /// Positions of the brackets outside strings, then what is of no use.
-    brackets: Vec<u32>,
-    bracket_count: usize,
     /// Where outer containers begin and end, by their beginning.
     containers: Vec<(u32, u32)>,
 }
@@ -32,8 +29,14 @@ struct Block {
     /// Quotes that no backslash escapes.
     quotes: u64,
     backslashes: u64,
-    /// Brackets before which, up to the bracket before, is what must not be in an array, and what must not be in an object.
-    wrong: [u64; 2],
+    /// Brackets outside strings.
+    brackets: u64,
+    /// Where numbers and literals begin.
+    scalars: u64,
+    /// Escaped bytes other than quotes and backslashes.
+    escaped: u64,
+    strange_in_array: u64,
+    strange_in_object: u64,
 }
 
 impl Outline {
@@ -48,54 +51,14 @@ impl Outline {
         if avx2::found() {
             #[expect(unsafe_code, reason = "the features that the function needs have just been found")]
             // SAFETY: as above.
-            return unsafe { fill_avx2(self, text) } && self.match_brackets(text);
+            return unsafe { fill_avx2(self, text) };
         }
-        fill_anywhere(self, text) && self.match_brackets(text)
+        fill_anywhere(self, text)
     }
 
     /// Whether all of the text is ASCII.
     pub fn is_ascii(&self) -> bool {
         self.ascii
-    }
-
-    /// The second pass: whether brackets match, with nothing wrong between them, and nothing follows the last.
-    fn match_brackets(&mut self, text: &[u8]) -> bool {
-        self.containers.clear();
-        // The kinds of the open containers, 1 for an object and 0 for an array; the innermost is the lowest bit.
-        let mut kinds = 0_u64;
-        let mut depth = 0_usize;
-        // Places of the outermost open containers among all.
-        let mut places = [0; DEEPEST + 1];
-        let mut errors = 0;
-        let brackets = self.brackets.get(..self.bracket_count).unwrap_or_default();
-        for &at in brackets {
-            let position = at as usize;
-            let (Some(byte), Some(block)) = (text.get(position), self.blocks.get(position / 64)) else {
-                return false;
-            };
-            errors |= block.wrong[(kinds & 1) as usize] >> (position % 64);
-            // Curly and square brackets differ in one bit, opening and closing ones in another.
-            let kind = u64::from(byte >> 5 & 1);
-            let opens = byte & 2 != 0;
-            errors |= u64::from(!opens) & (kinds ^ kind | u64::from(depth == 0));
-            kinds = if opens { kinds << 1 | kind } else { kinds >> 1 };
-            let outer = if opens { depth } else { depth.wrapping_sub(1) };
-            depth = if opens { depth + 1 } else { outer };
-            errors |= u64::from(depth > MAX_DEPTH);
-            if let Some(place) = places.get_mut(outer) {
-                if opens {
-                    *place = self.containers.len();
-                    self.containers.push((at, at));
-                } else if let Some(container) = self.containers.get_mut(*place) {
-                    container.1 = at;
-                }
-            }
-            if errors & 1 != 0 {
-                return false;
-            }
-        }
-        // The whole is the first container.
-        depth == 0 && self.containers.first().is_some_and(|(_, end)| *end as usize + 1 == text.len())
     }
 
     /// Where the string ends whose first byte after the quote is at `from`, and whether there is a backslash in it.
@@ -131,10 +94,10 @@ fn fill_avx2(outline: &mut Outline, text: &[u8]) -> bool {
         bytes.add(block);
         avx2::classify(block)
     };
-    let compact = fill(outline, text, classify, |bits| avx2::parity(bits));
+    let compact = compare(&mut outline.blocks, text, classify, |bits| avx2::parity(bits));
     let (ascii, no_controls) = bytes.are_plain();
     outline.ascii = ascii;
-    compact && no_controls
+    compact && no_controls && follow(outline, text)
 }
 
 fn fill_anywhere(outline: &mut Outline, text: &[u8]) -> bool {
@@ -143,46 +106,37 @@ fn fill_anywhere(outline: &mut Outline, text: &[u8]) -> bool {
         bytes.add(block);
         block::classify(block)
     };
-    let compact = fill(outline, text, classify, block::parity);
+    let compact = compare(&mut outline.blocks, text, classify, block::parity);
     let (ascii, no_controls) = bytes.are_plain();
     outline.ascii = ascii;
-    compact && no_controls
+    compact && no_controls && follow(outline, text)
 }
 
-/// The first pass. False if the text is not compact JSON, of which control characters are left to the caller: there are
-/// none in it, neither within strings nor outside.
+/// The first pass: whether no two neighbours are wrong anywhere. Control characters, which are wrong within strings as well
+/// as outside, are left to the caller.
 #[inline(always)]
-fn fill(
-    outline: &mut Outline,
+fn compare(
+    blocks: &mut Vec<Block>,
     text: &[u8],
     mut classify: impl FnMut(&[u8; 64]) -> Classes,
     parity: impl Fn(u64) -> u64,
 ) -> bool {
     let (whole, tail) = text.as_chunks::<64>();
-    outline.bracket_count = 0;
-    outline.blocks.clear();
-    outline.blocks.resize(whole.len() + 1, Block::default());
+    blocks.clear();
+    blocks.resize(whole.len() + 1, Block::default());
     let mut before = Before::default();
-    let mut known = outline.blocks.iter_mut();
-    let brackets = &mut Positions { positions: &mut outline.brackets, count: 0 };
-    for (number, (block, known)) in whole.iter().zip(&mut known).enumerate() {
-        let Some(block) = check(text, number * 64, &classify(block), u64::MAX, &parity, &mut before, brackets) else {
-            return false;
-        };
-        *known = block;
+    let mut wrong = 0;
+    for (bytes, block) in whole.iter().zip(blocks.iter_mut()) {
+        wrong |= compare_block(&classify(bytes), u64::MAX, &parity, &mut before, block);
     }
-    if let Some(known) = known.next().filter(|_| !tail.is_empty()) {
-        let mut block = [b' '; 64];
-        block[..tail.len()].copy_from_slice(tail);
-        let used = !(u64::MAX << tail.len());
-        let start = whole.len() * 64;
-        let Some(block) = check(text, start, &classify(&block), used, &parity, &mut before, brackets) else {
-            return false;
-        };
-        *known = block;
+    if let Some(block) = blocks.last_mut()
+        && !tail.is_empty()
+    {
+        let mut bytes = [b' '; 64];
+        bytes[..tail.len()].copy_from_slice(tail);
+        wrong |= compare_block(&classify(&bytes), !(u64::MAX << tail.len()), &parity, &mut before, block);
     }
-    outline.bracket_count = brackets.count;
-    !before.strings.within_string()
+    wrong == 0 && !before.strings.within_string()
 }
 
 /// What a block must know of the ones before: of each kind whether the last byte was one, as the lowest bit.
@@ -200,36 +154,6 @@ struct Before {
     key: u64,
     /// 1 if a string that can be a key goes on.
     in_key: u64,
-    /// 1 if since the last bracket there is what must not be in an array.
-    wrong_in_array: u64,
-    /// 1 if since the last bracket there is what must not be in an object.
-    wrong_in_object: u64,
-}
-
-/// A list of positions under construction, in memory that is used again.
-struct Positions<'o> {
-    positions: &'o mut Vec<u32>,
-    count: usize,
-}
-
-impl Positions<'_> {
-    /// Adds the positions of a block's bits.
-    #[inline(always)]
-    fn push(&mut self, start: usize, mut bits: u64) {
-        let count = bits.count_ones() as usize;
-        if self.positions.len() < self.count + 64 {
-            self.positions.resize((self.count + 64) * 2, 0);
-        }
-        // Four at a time, some of them past the last: fewer branches to guess wrong.
-        let free = self.positions.get_mut(self.count..).unwrap_or_default();
-        for four in free.as_chunks_mut::<4>().0.iter_mut().take(count.div_ceil(4)) {
-            for position in four {
-                *position = (start as u32).wrapping_add(bits.trailing_zeros());
-                bits &= bits.wrapping_sub(1);
-            }
-        }
-        self.count += count;
-    }
 }
 
 /// Each bit moved to the byte that follows; the last one is for the next block.
@@ -240,29 +164,15 @@ fn follows(bits: u64, carry: &mut u64) -> u64 {
     moved
 }
 
-/// For each bracket whether one of the bits stands at it or before it, up to the bracket before. `carry` is 1 if that is so
-/// already at the block's end.
+/// Fills a block, of which the bytes in `used` count. Returns the bytes that must not stand where they do.
 #[inline(always)]
-fn before_bracket(bits: u64, brackets: u64, carry: &mut u64) -> u64 {
-    // Between brackets all is ones, along which a bit is carried to the next bracket.
-    let between = !brackets;
-    let (sum, carried) = between.overflowing_add(bits & between);
-    let (sum, carried_on) = sum.overflowing_add(*carry);
-    *carry = u64::from(carried | carried_on);
-    (sum | bits) & brackets
-}
-
-/// Checks a block, of which the bytes in `used` count. Nothing if the text is not compact JSON.
-#[inline(always)]
-fn check(
-    text: &[u8],
-    start: usize,
+fn compare_block(
     classes: &Classes,
     used: u64,
     parity: &impl Fn(u64) -> u64,
     before: &mut Before,
-    brackets: &mut Positions<'_>,
-) -> Option<Block> {
+    block: &mut Block,
+) -> u64 {
     let strings = block::strings(classes, &mut before.strings, parity);
     let outside = !(strings.inside | strings.quotes);
     let (opens, closes) = (classes.opens & outside, classes.closes & outside);
@@ -281,29 +191,71 @@ fn check(
     before.in_key = u64::from(carried | carried_on);
     let after_key = follows(sum & closing, &mut before.key);
 
-    let wrong = (after_close | after_scalar) & (opening | opens)
+    block.quotes = strings.quotes;
+    block.backslashes = classes.backslashes;
+    block.brackets = opens | closes;
+    block.scalars = scalars & !after_scalar;
+    block.escaped = strings.escaped & !(classes.quotes | classes.backslashes);
+    // In an object each string after a bracket or a comma is a key, and nothing else stands there; in an array none is.
+    block.strange_in_array = colons;
+    block.strange_in_object = after_open_or_comma & !(opening | closes) | after_key & !colons;
+    (after_close | after_scalar) & (opening | opens)
         | after_close & scalars
         | after_separator & closes
         | (after_separator | after_open_or_comma) & separators
-        | colons & !after_key;
-    // In an object each string after a bracket or a comma is a key, and nothing else stands there; in an array none is.
-    let in_object = after_open_or_comma & !(opening | closes) | after_key & !colons;
-    let fine = wrong == 0
-        && escapes(text, start, strings.escaped & !(classes.quotes | classes.backslashes))
-        && each_scalar(text, start, scalars & !after_scalar);
-    if !fine {
-        return None;
+        | colons & !after_key
+}
+
+/// The second pass: whether brackets match, with nothing strange between them and nothing after the last, and scalars and
+/// escapes are what JSON knows.
+#[inline(always)]
+fn follow(outline: &mut Outline, text: &[u8]) -> bool {
+    let containers = &mut outline.containers;
+    containers.clear();
+    // The kinds of the open containers, 1 for an object and 0 for an array; the innermost is the lowest bit.
+    let (mut kinds, mut depth) = (0_u64, 0_usize);
+    // Places of the outermost open containers among all.
+    let mut places = [0; DEEPEST + 1];
+    for (number, block) in outline.blocks.iter().enumerate() {
+        let start = number * 64;
+        let strange = |kinds: u64| if kinds & 1 == 1 { block.strange_in_object } else { block.strange_in_array };
+        let (mut brackets, mut left, mut errors) = (block.brackets, u64::MAX, 0);
+        while brackets != 0 {
+            let at = start + brackets.trailing_zeros() as usize;
+            let up_to = brackets ^ brackets.wrapping_sub(1);
+            brackets &= brackets.wrapping_sub(1);
+            errors |= strange(kinds) & left & up_to;
+            left &= !up_to;
+            // Curly and square brackets differ in one bit, opening and closing ones in another.
+            let byte = u64::from(text.get(at).copied().unwrap_or(0));
+            let (kind, opens) = (byte >> 5 & 1, byte >> 1 & 1);
+            errors |= !opens & (kinds ^ kind) & 1;
+            kinds = if opens == 1 { kinds << 1 | kind } else { kinds >> 1 };
+            let outer = depth.min(depth.wrapping_sub(1).wrapping_add(opens as usize));
+            depth = depth.wrapping_sub(1).wrapping_add(2 * opens as usize);
+            errors |= u64::from(depth > MAX_DEPTH);
+            if let Some(place) = places.get_mut(outer) {
+                if opens == 1 {
+                    *place = containers.len();
+                    containers.push((at as u32, at as u32));
+                } else if let Some(container) = containers.get_mut(*place) {
+                    container.1 = at as u32;
+                }
+            }
+        }
+        let fine = errors | strange(kinds) & left == 0
+            && (block.scalars == 0 || each_scalar(text, start, block.scalars))
+            && (block.escaped == 0 || escapes(text, start, block.escaped));
+        if !fine {
+            return false;
+        }
     }
-    brackets.push(start, opens | closes);
-    let wrong = [
-        before_bracket(colons, opens | closes, &mut before.wrong_in_array),
-        before_bracket(in_object, opens | closes, &mut before.wrong_in_object),
-    ];
-    Some(Block { quotes: strings.quotes, backslashes: classes.backslashes, wrong })
+    // The whole is the first container.
+    depth == 0 && containers.first().is_some_and(|(_, end)| *end as usize + 1 == text.len())
 }
 
 /// Whether all of the escaped bytes make escapes that JSON knows.
-#[inline(always)]
+#[inline(never)]
 fn escapes(text: &[u8], start: usize, mut escaped: u64) -> bool {
     while escaped != 0 {
         if !is_escape(text, start + escaped.trailing_zeros() as usize) {
@@ -315,7 +267,7 @@ fn escapes(text: &[u8], start: usize, mut escaped: u64) -> bool {
 }
 
 /// Whether what begins at each of the bits is a number or a literal, to the end of it.
-#[inline(always)]
+#[inline(never)]
 fn each_scalar(text: &[u8], start: usize, mut firsts: u64) -> bool {
     while firsts != 0 {
         let at = start + firsts.trailing_zeros() as usize;
@@ -354,8 +306,7 @@ mod tests {
             assert_eq!(taken, expected, "{text:?}");
             if taken {
                 let mut portable = Outline::default();
-                let filled = fill_anywhere(&mut portable, text.as_bytes()) && portable.match_brackets(text.as_bytes());
-                assert!(filled, "{text:?}");
+                assert!(fill_anywhere(&mut portable, text.as_bytes()), "{text:?}");
                 assert_eq!(outline.is_ascii(), text.is_ascii());
                 assert_eq!(format!("{portable:?}"), format!("{outline:?}"), "{text:?}");
             }
