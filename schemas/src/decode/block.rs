@@ -19,7 +19,7 @@ pub struct Classes {
 }
 
 /// What a block must know of the one before.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Carry {
     /// All ones within a string.
     string: u64,

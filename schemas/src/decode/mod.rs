@@ -8,6 +8,7 @@ mod falco;
 mod index;
 mod labels;
 pub(crate) mod layout;
+mod marks;
 mod outline;
 pub mod paths;
 pub(crate) mod rest;
