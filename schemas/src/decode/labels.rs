@@ -22,24 +22,37 @@ const NULL: i32 = -1;
 #[derive(Debug)]
 pub struct Labels {
     seed: u64,
-    /// Hash and number of each text; a number below zero is an empty slot.
-    slots: Vec<(u64, i32)>,
+    slots: Vec<Slot>,
+    /// Where each text ends among all.
     ends: Vec<usize>,
     text: Vec<u8>,
     keys: Vec<i32>,
-    /// The number of the label before: often the next one is the same.
-    last: usize,
+    /// That of the label before: often the next one is the same.
+    last: Slot,
 }
+
+/// What is known of a text: enough to tell a short one without looking at it.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    ends: [u64; 2],
+    length: usize,
+    /// Below zero there is no text.
+    number: i32,
+}
+
+const EMPTY: Slot = Slot { ends: [0; 2], length: 0, number: -1 };
+/// Longer texts are more than their ends.
+const SHORT: usize = 16;
 
 impl Labels {
     pub fn with_capacity(rows: usize) -> Self {
         Self {
             seed: RandomState::new().hash_one(0u8),
-            slots: vec![(0, -1); FIRST_SLOTS],
+            slots: vec![EMPTY; FIRST_SLOTS],
             ends: Vec::new(),
             text: Vec::new(),
             keys: Vec::with_capacity(rows),
-            last: 0,
+            last: EMPTY,
         }
     }
 
@@ -60,59 +73,68 @@ impl Labels {
         let nulls = keys.contains(&NULL).then(|| NullBuffer::new(valid()));
         let keys = Int32Array::try_new(keys.into(), nulls)?;
         self.slots.clear();
-        self.slots.resize(FIRST_SLOTS, (0, -1));
+        self.slots.resize(FIRST_SLOTS, EMPTY);
         self.ends.clear();
         self.text.clear();
-        self.last = 0;
+        self.last = EMPTY;
         Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(keys, Arc::new(values.finish()))?))
     }
 
     #[inline(always)]
     fn number(&mut self, label: &[u8]) -> i32 {
-        if self.last < self.ends.len() && same(self.label(self.last), label) {
-            return self.last as i32;
+        let wanted = Slot { ends: ends(label), length: label.len(), number: -1 };
+        if !self.holds(&self.last, &wanted, label) {
+            self.last = self.look_up(wanted, label);
         }
-        let number = self.look_up(label);
-        self.last = number as usize;
-        number
+        self.last.number
     }
 
-    fn look_up(&mut self, label: &[u8]) -> i32 {
-        let hash = self.hash(label);
+    /// Whether a slot is that of a label, of which `wanted` tells all but the number.
+    #[inline(always)]
+    fn holds(&self, slot: &Slot, wanted: &Slot, label: &[u8]) -> bool {
+        slot.number >= 0
+            && slot.ends == wanted.ends
+            && slot.length == wanted.length
+            && (label.len() <= SHORT || self.label(slot.number as usize) == label)
+    }
+
+    fn look_up(&mut self, wanted: Slot, label: &[u8]) -> Slot {
+        let hash = self.hash(&wanted, label);
         let mask = self.slots.len() - 1;
         for probe in 0..PROBES {
-            let slot = (hash as usize).wrapping_add(probe) & mask;
-            let (other, number) = self.slots[slot];
-            if number < 0 {
-                return self.enter(slot, hash, label);
+            let place = (hash as usize).wrapping_add(probe) & mask;
+            let slot = self.slots[place];
+            if slot.number < 0 {
+                return self.enter(place, wanted, label);
             }
-            if other == hash && same(self.label(number as usize), label) {
-                return number;
+            if self.holds(&slot, &wanted, label) {
+                return slot;
             }
         }
-        self.enter(hash as usize & mask, hash, label)
+        self.enter(hash as usize & mask, wanted, label)
     }
 
     #[cold]
-    fn enter(&mut self, slot: usize, hash: u64, label: &[u8]) -> i32 {
-        let number = i32::try_from(self.ends.len()).unwrap_or(i32::MAX);
+    fn enter(&mut self, place: usize, mut slot: Slot, label: &[u8]) -> Slot {
+        slot.number = i32::try_from(self.ends.len()).unwrap_or(i32::MAX);
         self.text.extend_from_slice(label);
         self.ends.push(self.text.len());
-        self.slots[slot] = (hash, number);
+        self.slots[place] = slot;
         if self.ends.len() * 2 > self.slots.len() {
             self.grow();
         }
-        number
+        slot
     }
 
     fn grow(&mut self) {
         let mask = self.slots.len() * 4 - 1;
-        let old = std::mem::replace(&mut self.slots, vec![(0, -1); mask + 1]);
-        for (hash, number) in old.into_iter().filter(|slot| slot.1 >= 0) {
+        let old = std::mem::replace(&mut self.slots, vec![EMPTY; mask + 1]);
+        for slot in old.into_iter().filter(|slot| slot.number >= 0) {
+            let hash = self.hash(&slot, self.label(slot.number as usize));
             let places = (0..PROBES).map(|probe| (hash as usize).wrapping_add(probe) & mask);
             for place in places {
-                if self.slots[place].1 < 0 {
-                    self.slots[place] = (hash, number);
+                if self.slots[place].number < 0 {
+                    self.slots[place] = slot;
                     break;
                 }
             }
@@ -125,33 +147,23 @@ impl Labels {
         &self.text[start..self.ends[number]]
     }
 
-    /// Sixteen bytes a step; the last step overlaps the one before.
+    /// Sixteen bytes a step, then the ends.
     #[inline(always)]
-    fn hash(&self, bytes: &[u8]) -> u64 {
+    fn hash(&self, slot: &Slot, label: &[u8]) -> u64 {
         let mix = |hash: u64, [first, last]: [u64; 2]| {
             let product = u128::from(first ^ hash) * u128::from(last ^ 0x9e37_79b9_7f4a_7c15);
             product as u64 ^ (product >> 64) as u64
         };
-        let mut hash = self.seed ^ bytes.len() as u64;
-        if bytes.len() <= 16 {
-            return mix(hash, ends(bytes));
+        let mut hash = self.seed ^ slot.length as u64;
+        if slot.length > SHORT {
+            for chunk in label.as_chunks::<SHORT>().0 {
+                hash = mix(hash, ends(chunk));
+            }
+            // What is left over, with some of what came before.
+            hash = label.last_chunk::<SHORT>().map_or(hash, |chunk| mix(hash, ends(chunk)));
         }
-        let words = |sixteen: &[u8; 16]| {
-            let [first, last] = *sixteen.as_chunks::<8>().0 else { return [0; 2] };
-            [u64::from_le_bytes(first), u64::from_le_bytes(last)]
-        };
-        let (chunks, _) = bytes.as_chunks::<16>();
-        for chunk in chunks {
-            hash = mix(hash, words(chunk));
-        }
-        bytes.last_chunk::<16>().map_or(hash, |chunk| mix(hash, words(chunk)))
+        mix(hash, slot.ends)
     }
-}
-
-/// Whether two texts are equal: short ones without a call.
-#[inline(always)]
-fn same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && ends(one) == ends(other) && (one.len() <= 16 || one == other)
 }
 
 #[cfg(test)]

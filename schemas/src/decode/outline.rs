@@ -19,7 +19,7 @@ const MAX_DEPTH: usize = 63;
 pub struct Outline {
     ascii: bool,
     blocks: Vec<Block>,
-    /// Where outer containers begin and end, by their beginning.
+    /// Where outer containers begin and end, by their end.
     containers: Vec<(u32, u32)>,
 }
 
@@ -79,7 +79,7 @@ impl Outline {
         Some((number * 64 + quotes.trailing_zeros() as usize, escaped != 0))
     }
 
-    /// Beginning and end of the container that was opened as the `number`th.
+    /// Beginning and end of the container that was closed as the `number`th.
     #[inline(always)]
     pub fn container(&self, number: usize) -> Option<(usize, usize)> {
         self.containers.get(number).map(|(start, end)| (*start as usize, *end as usize))
@@ -214,8 +214,8 @@ fn follow(outline: &mut Outline, text: &[u8]) -> bool {
     containers.clear();
     // The kinds of the open containers, 1 for an object and 0 for an array; the innermost is the lowest bit.
     let (mut kinds, mut depth) = (0_u64, 0_usize);
-    // Places of the outermost open containers among all.
-    let mut places = [0; DEEPEST + 1];
+    // Where the open containers begin.
+    let mut starts = [0_u32; MAX_DEPTH + 1];
     for (number, block) in outline.blocks.iter().enumerate() {
         let start = number * 64;
         let strange = |kinds: u64| if kinds & 1 == 1 { block.strange_in_object } else { block.strange_in_array };
@@ -234,13 +234,10 @@ fn follow(outline: &mut Outline, text: &[u8]) -> bool {
             let outer = depth.min(depth.wrapping_sub(1).wrapping_add(opens as usize));
             depth = depth.wrapping_sub(1).wrapping_add(2 * opens as usize);
             errors |= u64::from(depth > MAX_DEPTH);
-            if let Some(place) = places.get_mut(outer) {
-                if opens == 1 {
-                    *place = containers.len();
-                    containers.push((at as u32, at as u32));
-                } else if let Some(container) = containers.get_mut(*place) {
-                    container.1 = at as u32;
-                }
+            let begins = &mut starts[outer % (MAX_DEPTH + 1)];
+            *begins = if opens == 1 { at as u32 } else { *begins };
+            if outer <= DEEPEST && opens == 0 {
+                containers.push((*begins, at as u32));
             }
         }
         let fine = errors | strange(kinds) & left == 0
@@ -250,8 +247,8 @@ fn follow(outline: &mut Outline, text: &[u8]) -> bool {
             return false;
         }
     }
-    // The whole is the first container.
-    depth == 0 && containers.first().is_some_and(|(_, end)| *end as usize + 1 == text.len())
+    // The whole ends last, with the text.
+    depth == 0 && containers.last().is_some_and(|whole| *whole == (0, text.len() as u32 - 1))
 }
 
 /// Whether all of the escaped bytes make escapes that JSON knows.

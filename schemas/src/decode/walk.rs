@@ -34,13 +34,13 @@ impl<'a> Walker<'a> {
 
     /// Where the container at hand ends.
     fn container(&mut self) -> Scan<usize> {
-        loop {
-            match self.outline.container(self.container) {
-                Some((start, _)) if start < self.at => self.container += 1,
-                Some((start, end)) if start == self.at => return Ok(end + 1),
-                _ => return self.lost(),
+        while let Some((start, end)) = self.outline.container(self.container) {
+            self.container += 1;
+            if start == self.at {
+                return Ok(end + 1);
             }
         }
+        self.lost()
     }
 
     fn scalar(&self) -> usize {
