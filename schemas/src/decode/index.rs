@@ -7,6 +7,9 @@ use super::block::{self, Carry, Classes};
 use super::escape::is_escape;
 use super::scan::Malformed;
 
+/// Longest text taken, in bytes: with what `rest` adds to a whole event, its length is still one of 32 bits.
+pub const LONGEST: usize = u32::MAX as usize - 64;
+
 /// The tokens of a text, and its escapes.
 #[derive(Debug, Default)]
 pub struct Index {
@@ -23,14 +26,14 @@ impl Index {
     pub fn fill(&mut self, text: &str) -> Result<(), Malformed> {
         self.count = 0;
         self.escapes.clear();
-        let Ok(length) = u32::try_from(text.len()) else {
+        if text.len() > LONGEST {
             return Err(Malformed { at: 0, reason: "longer than 4 GiB" });
-        };
+        }
         let open = fill(self, text)?;
         if open {
             return Err(Malformed { at: text.len(), reason: "unexpected end" });
         }
-        self.push(length as usize, 1);
+        self.push(text.len(), 1);
         Ok(())
     }
 

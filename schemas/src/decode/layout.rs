@@ -79,7 +79,7 @@ pub const fn place(columns: &[Column], name: &str) -> usize {
 pub fn find(fields: &[Field], name: &[u8], expected: usize) -> Option<usize> {
     let ends = ends(name);
     let is = |field: &Field| {
-        field.key.len() == name.len() && field.ends == ends && (name.len() <= 16 || field.key.as_bytes() == name)
+        field.ends == ends && field.key.len() == name.len() && (name.len() <= 16 || field.key.as_bytes() == name)
     };
     if fields.get(expected).is_some_and(is) {
         return Some(expected);

@@ -7,6 +7,7 @@
 use super::block::avx2;
 use super::block::{self, Carry, Classes};
 use super::escape::is_escape;
+use super::index::LONGEST;
 use super::scan::scalar_length;
 
 /// Containers this deep are found again: the object itself is at 0, lists in an object in it at 2.
@@ -43,8 +44,7 @@ impl Outline {
     /// Outlines a text. False if it is not for certain one JSON object without white space between tokens; the outline
     /// is of no use then. Whether it is UTF-8 beyond ASCII is not looked at.
     pub fn fill(&mut self, text: &[u8]) -> bool {
-        // Positions are of 32 bits.
-        if text.first() != Some(&b'{') || u32::try_from(text.len()).is_err() {
+        if text.first() != Some(&b'{') || text.len() > LONGEST {
             return false;
         }
         #[cfg(target_arch = "x86_64")]

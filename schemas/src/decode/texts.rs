@@ -36,16 +36,19 @@ impl Texts {
         self.views.push(view);
     }
 
-    /// Puts a long text into a block. Returns its view: length, first four bytes, block and offset.
+    /// Puts a long text into a block. Returns its view: length, first four bytes, block and offset. A text beyond 4 GiB, which
+    /// no event has, has none.
     #[inline(always)]
     fn put(&mut self, bytes: &[u8]) -> u128 {
         if self.block.capacity() - self.block.len() < bytes.len() {
             self.start_block(bytes.len());
         }
         let prefix = bytes.first_chunk().map_or(0, |first| u32::from_le_bytes(*first));
-        let offset = self.block.len();
+        let (Ok(length), Ok(offset)) = (u32::try_from(bytes.len()), u32::try_from(self.block.len())) else {
+            return NULL;
+        };
         self.block.extend_from_slice(bytes);
-        let words = [bytes.len() as u32, prefix, self.full.len() as u32, offset as u32];
+        let words = [length, prefix, self.full.len() as u32, offset];
         words.into_iter().rev().fold(0, |view, word| view << 32 | u128::from(word))
     }
 
@@ -75,8 +78,7 @@ impl Texts {
         });
         #[expect(unsafe_code, reason = "a check would read all text again")]
         // SAFETY: each view is that of a whole text, which stands in it or in the block and at the offset that it names, and
-        // there are as many nulls as views. Lengths and offsets are of 32 bits, since texts are shorter than 4 GiB and a block
-        // ends before a text that it has no room for.
+        // there are as many nulls as views.
         unsafe {
             StringViewArray::new_unchecked(ScalarBuffer::from(views), blocks, nulls)
         }
