@@ -1,21 +1,21 @@
 //! The columns of a batch under construction.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
     ArrayRef, BooleanBuilder, Date32Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
-    StringViewBuilder, TimestampMicrosecondBuilder,
+    TimestampMicrosecondBuilder,
 };
 use arrow::error::ArrowError;
 
 use super::labels::Labels;
-use super::row::Value;
+use super::row::{Row, Value};
+use super::texts::Texts;
 use crate::table::{Kind, Table, list_item};
 
 /// One column.
 enum Builder {
-    Text(StringViewBuilder),
+    Text(Texts),
     Label(Labels),
     TextList(ListBuilder<StringBuilder>),
     Int32(Int32Builder),
@@ -28,7 +28,7 @@ enum Builder {
 impl Builder {
     fn new(kind: Kind, rows: usize) -> Self {
         match kind {
-            Kind::Text | Kind::Json => Self::Text(StringViewBuilder::with_capacity(rows)),
+            Kind::Text | Kind::Json => Self::Text(Texts::with_capacity(rows)),
             Kind::Label => Self::Label(Labels::with_capacity(rows)),
             Kind::TextList => Self::TextList(ListBuilder::new(StringBuilder::new()).with_field(list_item())),
             Kind::Int32 => Self::Int32(Int32Builder::with_capacity(rows)),
@@ -39,15 +39,17 @@ impl Builder {
         }
     }
 
-    fn append(&mut self, value: &Value<'_>, elements: &[Cow<'_, str>]) {
-        let text = if let Value::Text(text) = value { Some(text.as_ref()) } else { None };
-        let int = if let Value::Int(int) = value { Some(*int) } else { None };
+    #[inline(always)]
+    fn append(&mut self, value: Value, row: &Row, event: &str) {
+        let text = if let Value::Text(text) = value { Some(row.read(text, event)) } else { None };
+        let int = if let Value::Int(int) = value { Some(int) } else { None };
         match self {
-            Self::Text(builder) => builder.append_option(text),
+            Self::Text(builder) => builder.append(text),
             Self::Label(builder) => builder.append(text),
             Self::TextList(builder) => {
                 if let Value::List(start, end) = value {
-                    elements[*start..*end].iter().for_each(|element| builder.values().append_value(element));
+                    let values = builder.values();
+                    row.elements[start..end].iter().for_each(|text| values.append_value(row.read(*text, event)));
                 }
                 builder.append(true);
             }
@@ -90,10 +92,10 @@ impl Columns {
         self.rows
     }
 
-    /// Appends a row: a value for each column, in the table's order.
-    pub fn append(&mut self, values: &[Value<'_>], elements: &[Cow<'_, str>]) {
-        for (builder, value) in self.builders.iter_mut().zip(values) {
-            builder.append(value, elements);
+    /// Appends a row, read from that event, whose values are in the table's order.
+    pub fn append(&mut self, row: &Row, event: &str) {
+        for (builder, value) in self.builders.iter_mut().zip(&row.values) {
+            builder.append(*value, row, event);
         }
         self.rows += 1;
     }

@@ -1,9 +1,14 @@
 //! Where the tokens of a JSON text begin: found 64 bytes at a time, so that the scanner never looks at the bytes between.
-//!
-//! The method is that of Langdale and Lemire, "Parsing Gigabytes of JSON per Second" (2019), with closing quotes among the
-//! tokens and escapes checked on the way.
+//! Closing quotes are among the tokens, and escapes are checked on the way.
 
-use super::scan::{Malformed, hex4};
+#[cfg(target_arch = "x86_64")]
+use super::block::avx2;
+use super::block::{self, Carry, Classes};
+use super::escape::is_escape;
+use super::scan::Malformed;
+
+/// Longest text taken, in bytes: with what `rest` adds to a whole event, its length is still one of 32 bits.
+pub const LONGEST: usize = u32::MAX as usize - 64;
 
 /// The tokens of a text, and its escapes.
 #[derive(Debug, Default)]
@@ -21,14 +26,14 @@ impl Index {
     pub fn fill(&mut self, text: &str) -> Result<(), Malformed> {
         self.count = 0;
         self.escapes.clear();
-        let Ok(length) = u32::try_from(text.len()) else {
+        if text.len() > LONGEST {
             return Err(Malformed { at: 0, reason: "longer than 4 GiB" });
-        };
+        }
         let open = fill(self, text)?;
         if open {
             return Err(Malformed { at: text.len(), reason: "unexpected end" });
         }
-        self.push(length as usize, 1);
+        self.push(text.len(), 1);
         Ok(())
     }
 
@@ -72,30 +77,21 @@ fn fill(index: &mut Index, text: &str) -> Result<bool, Malformed> {
     if avx2::found() {
         #[expect(unsafe_code, reason = "the features that the function needs have just been found")]
         // SAFETY: as above.
-        return unsafe { avx2::fill(index, text) };
+        return unsafe { fill_avx2(index, text) };
     }
-    blocks(index, text, classify, prefix_xor)
+    blocks(index, text, block::classify, block::parity)
 }
 
-/// What the 64 bytes of a block are, a bit each.
-struct Classes {
-    quotes: u64,
-    backslashes: u64,
-    /// `{}[]:,`, and form feed and substitute, which stand for nothing outside strings.
-    operators: u64,
-    /// Space, tab, line feed and carriage return.
-    blanks: u64,
-    /// Everything below space.
-    controls: u64,
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,pclmulqdq")]
+fn fill_avx2(index: &mut Index, text: &str) -> Result<bool, Malformed> {
+    blocks(index, text, |block| avx2::classify(block), |bits| avx2::parity(bits))
 }
 
 /// What a block must know of the one before.
 #[derive(Default)]
-struct Carry {
-    /// All ones within a string.
-    string: u64,
-    /// 1 if the next byte is escaped.
-    escape: u64,
+struct Before {
+    strings: Carry,
     /// 1 if the byte before belongs to a token that goes on: neither a blank, an operator nor a string.
     scalar: u64,
 }
@@ -105,19 +101,19 @@ fn blocks(
     index: &mut Index,
     text: &str,
     classify: impl Fn(&[u8; 64]) -> Classes,
-    prefix_xor: impl Fn(u64) -> u64,
+    parity: impl Fn(u64) -> u64,
 ) -> Result<bool, Malformed> {
-    let mut carry = Carry::default();
+    let mut before = Before::default();
     let (whole, tail) = text.as_bytes().as_chunks::<64>();
     for (number, block) in whole.iter().enumerate() {
-        block_tokens(index, text, number * 64, &classify(block), &prefix_xor, &mut carry)?;
+        block_tokens(index, text, number * 64, &classify(block), &parity, &mut before)?;
     }
     if !tail.is_empty() {
         let mut block = [b' '; 64];
         block[..tail.len()].copy_from_slice(tail);
-        block_tokens(index, text, whole.len() * 64, &classify(&block), &prefix_xor, &mut carry)?;
+        block_tokens(index, text, whole.len() * 64, &classify(&block), &parity, &mut before)?;
     }
-    Ok(carry.string != 0)
+    Ok(before.strings.within_string())
 }
 
 #[inline(always)]
@@ -126,52 +122,25 @@ fn block_tokens(
     text: &str,
     start: usize,
     classes: &Classes,
-    prefix_xor: &impl Fn(u64) -> u64,
-    carry: &mut Carry,
+    parity: &impl Fn(u64) -> u64,
+    before: &mut Before,
 ) -> Result<(), Malformed> {
-    let mut quotes = classes.quotes;
-    if classes.backslashes | carry.escape != 0 {
-        let (escaping, escaped) = escapes(classes.backslashes, &mut carry.escape);
-        quotes &= !escaped;
-        take_escapes(index, text, start, escaping)?;
+    let strings = block::strings(classes, &mut before.strings, parity);
+    if strings.escaping != 0 {
+        take_escapes(index, text, start, strings.escaping)?;
     }
-    // From each opening quote up to the byte before its closing one.
-    let string = prefix_xor(quotes) ^ carry.string;
-    carry.string = ((string as i64) >> 63) as u64;
-    let controls = classes.controls & string;
+    let controls = classes.controls & strings.inside;
     if controls != 0 {
         let at = start + controls.trailing_zeros() as usize;
         return Err(Malformed { at, reason: "control character in a string" });
     }
-    let outside = !(string | quotes);
-    let scalars = outside & !(classes.operators | classes.blanks);
-    let firsts = scalars & !(scalars << 1 | carry.scalar);
-    carry.scalar = scalars >> 63;
-    index.push(start, quotes | (classes.operators & outside) | firsts);
+    let outside = !(strings.inside | strings.quotes);
+    let operators = classes.opens | classes.closes | classes.colons | classes.commas;
+    let scalars = outside & !(operators | classes.blanks);
+    let firsts = scalars & !(scalars << 1 | before.scalar);
+    before.scalar = scalars >> 63;
+    index.push(start, strings.quotes | (operators & outside) | firsts);
     Ok(())
-}
-
-/// Which backslashes escape the byte after them, and which bytes are escaped.
-#[inline(always)]
-fn escapes(backslashes: u64, carry: &mut u64) -> (u64, u64) {
-    const EVEN: u64 = 0x5555_5555_5555_5555;
-    let starts = backslashes & !*carry;
-    let follows = starts << 1 | *carry;
-    // A run of backslashes that starts on an odd bit ends on the bit where the sum carries to.
-    let odd_starts = starts & !EVEN & !follows;
-    let (sum, overflow) = odd_starts.overflowing_add(starts);
-    let escaped = (EVEN ^ (sum << 1)) & follows;
-    let escaping = backslashes & !escaped;
-    *carry = u64::from(overflow);
-    (escaping, escaped)
-}
-
-/// Each bit becomes the parity of the bits up to it.
-fn prefix_xor(mut bits: u64) -> u64 {
-    for shift in [1, 2, 4, 8, 16, 32] {
-        bits ^= bits << shift;
-    }
-    bits
 }
 
 /// Notes the escapes of a block, each of which must be one that JSON knows.
@@ -179,122 +148,12 @@ fn take_escapes(index: &mut Index, text: &str, start: usize, mut escaping: u64) 
     while escaping != 0 {
         let at = start + escaping.trailing_zeros() as usize;
         escaping &= escaping - 1;
-        let valid = match text.as_bytes().get(at + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => true,
-            Some(b'u') => hex4(text, at + 2).is_some(),
-            _ => false,
-        };
         index.escapes.push(at as u32);
-        if !valid {
+        if !is_escape(text.as_bytes(), at + 1) {
             return Err(Malformed { at, reason: "invalid escape" });
         }
     }
     Ok(())
-}
-
-/// On any machine: eight bytes at a time.
-fn classify(block: &[u8; 64]) -> Classes {
-    const ONES: u64 = u64::MAX / 255;
-    const LOW: u64 = ONES * 0x7f;
-    /// The high bit of each byte that is zero.
-    fn zeros(word: u64) -> u64 {
-        !(((word & LOW) + LOW) | word | LOW)
-    }
-    /// The high bits of the bytes, gathered.
-    fn gather(highs: u64) -> u64 {
-        (highs >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56
-    }
-    // A byte is a control character if neither it nor its sum with 0x60 has its high bit.
-    let mut classes = Classes { quotes: 0, backslashes: 0, operators: 0, blanks: 0, controls: 0 };
-    for (place, eight) in block.as_chunks::<8>().0.iter().enumerate() {
-        let word = u64::from_le_bytes(*eight);
-        let equal = |byte: u8| zeros(word ^ (ONES * u64::from(byte)));
-        let folded = |byte: u8| zeros((word | (ONES * 0x20)) ^ (ONES * u64::from(byte)));
-        let shift = place * 8;
-        classes.quotes |= gather(equal(b'"')) << shift;
-        classes.backslashes |= gather(equal(b'\\')) << shift;
-        classes.operators |= gather(folded(b'{') | folded(b'}') | folded(b':') | folded(b',')) << shift;
-        classes.blanks |= gather(equal(b' ') | equal(b'\t') | equal(b'\n') | equal(b'\r')) << shift;
-        classes.controls |= gather(!(((word & LOW) + ONES * 0x60) | word | LOW)) << shift;
-    }
-    classes
-}
-
-#[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::{
-        __m256i, _mm_clmulepi64_si128, _mm_cvtsi128_si64, _mm_set_epi64x, _mm_set1_epi8, _mm256_cmpeq_epi8,
-        _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set_epi64x, _mm256_set1_epi8,
-        _mm256_shuffle_epi8,
-    };
-
-    use super::{Classes, Index, Malformed, blocks};
-
-    pub fn found() -> bool {
-        is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("popcnt")
-            && is_x86_feature_detected!("pclmulqdq")
-    }
-
-    #[target_feature(enable = "avx2,bmi1,popcnt,pclmulqdq")]
-    pub fn fill(index: &mut Index, text: &str) -> Result<bool, Malformed> {
-        blocks(index, text, |block| classify(block), |bits| prefix_xor(bits))
-    }
-
-    /// A product without carries by all ones is the sum of all shifts.
-    #[target_feature(enable = "avx2,pclmulqdq")]
-    #[inline]
-    fn prefix_xor(bits: u64) -> u64 {
-        let product = _mm_clmulepi64_si128::<0>(_mm_set_epi64x(0, bits as i64), _mm_set1_epi8(-1));
-        _mm_cvtsi128_si64(product) as u64
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn classify(block: &[u8; 64]) -> Classes {
-        let (low, high) = (load(block, 0), load(block, 32));
-        let bits = |low: __m256i, high: __m256i| {
-            u64::from(_mm256_movemask_epi8(low) as u32) | u64::from(_mm256_movemask_epi8(high) as u32) << 32
-        };
-        let equal = |part: __m256i, byte: u8| _mm256_cmpeq_epi8(part, _mm256_set1_epi8(byte as i8));
-        // Each byte against the one operator, or the one white space, that ends in the same four bits.
-        let table = |bytes: [u8; 16]| {
-            let [low, high] = halves(bytes);
-            _mm256_set_epi64x(high, low, high, low)
-        };
-        let operators = table(*b"\0\0\0\0\0\0\0\0\0\0:{,}\0\0");
-        let blanks = table(*b" \x64\x64\x64\x11\x64\x71\x02\x64\t\n\x70\x64\r\x64\x64");
-        let operator = |part: __m256i| {
-            let folded = _mm256_or_si256(part, _mm256_set1_epi8(0x20));
-            _mm256_cmpeq_epi8(_mm256_shuffle_epi8(operators, part), folded)
-        };
-        let blank = |part: __m256i| _mm256_cmpeq_epi8(_mm256_shuffle_epi8(blanks, part), part);
-        let control = |part: __m256i| {
-            let limit = _mm256_set1_epi8(0x1f);
-            _mm256_cmpeq_epi8(_mm256_min_epu8(part, limit), part)
-        };
-        Classes {
-            quotes: bits(equal(low, b'"'), equal(high, b'"')),
-            backslashes: bits(equal(low, b'\\'), equal(high, b'\\')),
-            operators: bits(operator(low), operator(high)),
-            blanks: bits(blank(low), blank(high)),
-            controls: bits(control(low), control(high)),
-        }
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    fn load(block: &[u8; 64], at: usize) -> __m256i {
-        let words = block.as_chunks::<8>().0;
-        let word = |place: usize| i64::from_le_bytes(words[at / 8 + place]);
-        _mm256_set_epi64x(word(3), word(2), word(1), word(0))
-    }
-
-    fn halves(bytes: [u8; 16]) -> [i64; 2] {
-        let words = bytes.as_chunks::<8>().0;
-        [i64::from_le_bytes(words[0]), i64::from_le_bytes(words[1])]
-    }
 }
 
 #[cfg(test)]
@@ -327,7 +186,7 @@ mod tests {
             assert_eq!(index.tokens(), plain(text), "{text:?}");
         }
         let mut portable = Index::default();
-        let by_word = blocks(&mut portable, text, classify, prefix_xor);
+        let by_word = blocks(&mut portable, text, block::classify, block::parity);
         let mut other = Index::default();
         assert_eq!(by_word, fill(&mut other, text), "{text:?}");
         assert_eq!(portable.tokens(), other.tokens(), "{text:?}");

@@ -4,38 +4,61 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringBuilder};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::Int32Type;
 use arrow::error::ArrowError;
+
+use super::words::ends;
 
 /// How many slots a text is looked for in. Beyond them it is entered once more, so that a sender who
 /// provokes collisions costs a larger dictionary, never time.
 const PROBES: usize = 16;
 const FIRST_SLOTS: usize = 128;
 
+/// Stands for null among the keys until the column is finished.
+const NULL: i32 = -1;
+
 /// Texts by number, and a column of numbers.
 #[derive(Debug)]
 pub struct Labels {
     seed: u64,
-    /// Hash and number of each text; a number below zero is an empty slot.
-    slots: Vec<(u64, i32)>,
+    slots: Vec<Slot>,
+    /// Where each text ends among all.
     ends: Vec<usize>,
     text: Vec<u8>,
-    keys: Vec<Option<i32>>,
+    keys: Vec<i32>,
+    /// That of the label before: often the next one is the same.
+    last: Slot,
 }
+
+/// What is known of a text: enough to tell a short one without looking at it.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    ends: [u64; 2],
+    length: usize,
+    /// Below zero there is no text.
+    number: i32,
+}
+
+const EMPTY: Slot = Slot { ends: [0; 2], length: 0, number: -1 };
+/// Longer texts are more than their ends.
+const SHORT: usize = 16;
 
 impl Labels {
     pub fn with_capacity(rows: usize) -> Self {
         Self {
             seed: RandomState::new().hash_one(0u8),
-            slots: vec![(0, -1); FIRST_SLOTS],
+            slots: vec![EMPTY; FIRST_SLOTS],
             ends: Vec::new(),
             text: Vec::new(),
             keys: Vec::with_capacity(rows),
+            last: EMPTY,
         }
     }
 
+    #[inline(always)]
     pub fn append(&mut self, label: Option<&str>) {
-        let key = label.map(|label| self.number(label));
+        let key = label.map_or(NULL, |label| self.number(label.as_bytes()));
         self.keys.push(key);
     }
 
@@ -45,80 +68,101 @@ impl Labels {
             // Whole texts were put in.
             values.append_value(String::from_utf8_lossy(self.label(number)));
         }
-        let keys = Int32Array::from_iter(self.keys.drain(..));
+        let keys = std::mem::take(&mut self.keys);
+        let valid = || BooleanBuffer::collect_bool(keys.len(), |row| keys[row] != NULL);
+        let nulls = keys.contains(&NULL).then(|| NullBuffer::new(valid()));
+        let keys = Int32Array::try_new(keys.into(), nulls)?;
         self.slots.clear();
-        self.slots.resize(FIRST_SLOTS, (0, -1));
+        self.slots.resize(FIRST_SLOTS, EMPTY);
         self.ends.clear();
         self.text.clear();
+        self.last = EMPTY;
         Ok(Arc::new(DictionaryArray::<Int32Type>::try_new(keys, Arc::new(values.finish()))?))
     }
 
-    fn number(&mut self, label: &str) -> i32 {
-        let hash = self.hash(label.as_bytes());
-        let mask = self.slots.len() - 1;
-        for probe in 0..PROBES {
-            let slot = (hash as usize).wrapping_add(probe) & mask;
-            let (other, number) = self.slots[slot];
-            if number < 0 {
-                return self.enter(slot, hash, label);
-            }
-            if other == hash && self.label(number as usize) == label.as_bytes() {
-                return number;
-            }
+    #[inline(always)]
+    fn number(&mut self, label: &[u8]) -> i32 {
+        let wanted = Slot { ends: ends(label), length: label.len(), number: -1 };
+        if !self.holds(&self.last, &wanted, label) {
+            self.last = self.look_up(wanted, label);
         }
-        self.enter(hash as usize & mask, hash, label)
+        self.last.number
     }
 
-    fn enter(&mut self, slot: usize, hash: u64, label: &str) -> i32 {
-        let number = i32::try_from(self.ends.len()).unwrap_or(i32::MAX);
-        self.text.extend_from_slice(label.as_bytes());
+    /// Whether a slot is that of a label, of which `wanted` tells all but the number.
+    #[inline(always)]
+    fn holds(&self, slot: &Slot, wanted: &Slot, label: &[u8]) -> bool {
+        slot.number >= 0
+            && slot.ends == wanted.ends
+            && slot.length == wanted.length
+            && (label.len() <= SHORT || self.label(slot.number as usize) == label)
+    }
+
+    fn look_up(&mut self, wanted: Slot, label: &[u8]) -> Slot {
+        let hash = self.hash(&wanted, label);
+        let mask = self.slots.len() - 1;
+        for probe in 0..PROBES {
+            let place = (hash as usize).wrapping_add(probe) & mask;
+            let slot = self.slots[place];
+            if slot.number < 0 {
+                return self.enter(place, wanted, label);
+            }
+            if self.holds(&slot, &wanted, label) {
+                return slot;
+            }
+        }
+        self.enter(hash as usize & mask, wanted, label)
+    }
+
+    #[cold]
+    fn enter(&mut self, place: usize, mut slot: Slot, label: &[u8]) -> Slot {
+        slot.number = i32::try_from(self.ends.len()).unwrap_or(i32::MAX);
+        self.text.extend_from_slice(label);
         self.ends.push(self.text.len());
-        self.slots[slot] = (hash, number);
+        self.slots[place] = slot;
         if self.ends.len() * 2 > self.slots.len() {
             self.grow();
         }
-        number
+        slot
     }
 
     fn grow(&mut self) {
         let mask = self.slots.len() * 4 - 1;
-        let old = std::mem::replace(&mut self.slots, vec![(0, -1); mask + 1]);
-        for (hash, number) in old.into_iter().filter(|slot| slot.1 >= 0) {
+        let old = std::mem::replace(&mut self.slots, vec![EMPTY; mask + 1]);
+        for slot in old.into_iter().filter(|slot| slot.number >= 0) {
+            let hash = self.hash(&slot, self.label(slot.number as usize));
             let places = (0..PROBES).map(|probe| (hash as usize).wrapping_add(probe) & mask);
             for place in places {
-                if self.slots[place].1 < 0 {
-                    self.slots[place] = (hash, number);
+                if self.slots[place].number < 0 {
+                    self.slots[place] = slot;
                     break;
                 }
             }
         }
     }
 
+    #[inline(always)]
     fn label(&self, number: usize) -> &[u8] {
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before]);
         &self.text[start..self.ends[number]]
     }
 
-    /// Eight bytes a step; the last step overlaps the one before.
-    fn hash(&self, bytes: &[u8]) -> u64 {
-        let mix = |hash: u64, word: u64| {
-            let hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            hash ^ (hash >> 32)
+    /// Sixteen bytes a step, then the ends.
+    #[inline(always)]
+    fn hash(&self, slot: &Slot, label: &[u8]) -> u64 {
+        let mix = |hash: u64, [first, last]: [u64; 2]| {
+            let product = u128::from(first ^ hash) * u128::from(last ^ 0x9e37_79b9_7f4a_7c15);
+            product as u64 ^ (product >> 64) as u64
         };
-        let mut hash = mix(self.seed, bytes.len() as u64);
-        let mut left = bytes;
-        while let Some((chunk, tail)) = left.split_first_chunk::<8>() {
-            hash = mix(hash, u64::from_le_bytes(*chunk));
-            left = tail;
+        let mut hash = self.seed ^ slot.length as u64;
+        if slot.length > SHORT {
+            for chunk in label.as_chunks::<SHORT>().0 {
+                hash = mix(hash, ends(chunk));
+            }
+            // What is left over, with some of what came before.
+            hash = label.last_chunk::<SHORT>().map_or(hash, |chunk| mix(hash, ends(chunk)));
         }
-        if left.is_empty() {
-            return hash;
-        }
-        let last = match bytes.last_chunk::<8>() {
-            Some(chunk) => u64::from_le_bytes(*chunk),
-            None => left.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-        };
-        mix(hash, last)
+        mix(hash, slot.ends)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which field of an event goes to which column. Decoding and rebuilding walk the same layout.
 
+use super::words::ends;
 use crate::table::{Column, Table};
 
 /// How a field is kept.
@@ -33,6 +34,8 @@ pub enum Shape {
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     pub key: &'static str,
+    /// The key's ends, to compare it by.
+    ends: [u64; 2],
     pub shape: Shape,
     /// Place of its column in the table; meaningless for `Nested`, `Moment` and `Nanoseconds`.
     pub column: usize,
@@ -51,12 +54,12 @@ pub struct Layout {
 
 /// A field with a column.
 pub const fn field(columns: &[Column], key: &'static str, shape: Shape, column: &str) -> Field {
-    Field { key, shape, column: place(columns, column) }
+    Field { key, ends: ends(key.as_bytes()), shape, column: place(columns, column) }
 }
 
 /// A field without a column of its own.
 pub const fn columnless(key: &'static str, shape: Shape) -> Field {
-    Field { key, shape, column: usize::MAX }
+    Field { key, ends: ends(key.as_bytes()), shape, column: usize::MAX }
 }
 
 /// The place of a column. A wrong name stops the compiler.
@@ -69,6 +72,21 @@ pub const fn place(columns: &[Column], name: &str) -> usize {
         at += 1;
     }
     panic!("no such column")
+}
+
+/// The field of that name, looked for from the expected one on.
+#[inline(always)]
+pub fn find(fields: &[Field], name: &[u8], expected: usize) -> Option<usize> {
+    let ends = ends(name);
+    let is = |field: &Field| {
+        field.ends == ends && field.key.len() == name.len() && (name.len() <= 16 || field.key.as_bytes() == name)
+    };
+    if fields.get(expected).is_some_and(is) {
+        return Some(expected);
+    }
+    let after = (expected + 1).min(fields.len());
+    let found = fields[after..].iter().position(is).map(|place| place + after);
+    found.or_else(|| fields[..after].iter().position(is))
 }
 
 /// The bits of the fields with these keys.

@@ -1,30 +1,37 @@
 //! From an event's JSON bytes straight to Arrow columns, so that the event can be rebuilt from its row.
 
 mod audit;
+mod block;
 mod builders;
+mod escape;
 mod falco;
 mod index;
 mod labels;
 pub(crate) mod layout;
+mod marks;
+mod outline;
 pub mod paths;
 pub(crate) mod rest;
 mod row;
 mod scan;
+mod texts;
 pub(crate) mod time;
-
-use std::borrow::Cow;
+mod walk;
+mod words;
 
 use arrow::array::RecordBatch;
 
 use self::builders::Columns;
 use self::layout::Layout;
+use self::outline::Outline;
 use self::row::{Row, Value};
-use self::scan::{Malformed, Scanner};
+use self::scan::{Malformed, Scanner, Tokens};
+use self::walk::Walker;
 use crate::identity::EventId;
 
 pub(crate) use self::audit::LAYOUT as AUDIT_LAYOUT;
+pub(crate) use self::escape::mend_surrogates;
 pub(crate) use self::falco::LAYOUT as FALCO_LAYOUT;
-pub(crate) use self::scan::mend_surrogates;
 pub use self::{audit::AuditDecoder, falco::FalcoDecoder};
 
 /// Why bytes are not an event.
@@ -60,13 +67,15 @@ struct Decoder {
     layout: &'static Layout,
     columns: Columns,
     /// Kept from event to event for their memory.
-    row: row::Scratch,
+    row: Row,
+    outline: Outline,
     scan: scan::Scratch,
 }
 
 impl Decoder {
     fn new(layout: &'static Layout, rows: usize) -> Self {
-        Self { layout, columns: Columns::new(layout.table, rows), row: Default::default(), scan: Default::default() }
+        let columns = Columns::new(layout.table, rows);
+        Self { layout, columns, row: Row::default(), outline: Outline::default(), scan: Default::default() }
     }
 
     /// `complete` fills the columns that follow from others and returns the event's own time.
@@ -77,43 +86,57 @@ impl Decoder {
         received_at: i64,
         payload: &[u8],
         stranger: DecodeError,
-        complete: impl FnOnce(&mut Row<'_>) -> Option<i64>,
+        complete: impl FnOnce(&mut Row) -> Option<i64>,
     ) -> Result<(), DecodeError> {
-        let text = simdutf8::basic::from_utf8(payload).or_else(|_| {
-            // Says where, which the fast check can't.
-            std::str::from_utf8(payload).map_err(|e| DecodeError::Utf8 { at: e.valid_up_to() })
-        })?;
-        let mut row = self.read(text, stranger)?;
-        let event_time = complete(&mut row).unwrap_or(received_at);
-        let Row { scanner, mut values, elements, mut rest, whole, .. } = row;
-        if whole {
-            rest.keep_whole(text.trim_matches([' ', '\n', '\r', '\t']));
+        let (seen, text) = self.read(payload)?;
+        if seen & self.layout.marks == 0 {
+            return Err(stranger);
         }
-        let hex = id.hex();
-        values[EVENT_ID] = Value::Text(String::from_utf8_lossy(&hex));
-        values[CLUSTER] = Value::Text(Cow::Borrowed(cluster));
-        values[DAY] = Value::Int(time::day(received_at));
-        values[RECEIVED_AT] = Value::Int(received_at);
-        values[EVENT_TIME] = Value::Int(event_time);
-        values[self.layout.rest] = rest.finish().map_or(Value::Null, |rest| Value::Text(Cow::Borrowed(rest)));
-        self.columns.append(&values, &elements);
-        self.row = row::Scratch { values: row::emptied(values), elements: row::emptied(elements), rest };
-        self.scan = scanner.into_scratch();
+        let row = &mut self.row;
+        let event_time = complete(row).unwrap_or(received_at);
+        row.put_rest(self.layout.rest, text);
+        row.put(EVENT_ID, std::str::from_utf8(&id.hex()).unwrap_or_default());
+        row.put(CLUSTER, cluster);
+        row.values[DAY] = Value::Int(time::day(received_at));
+        row.values[RECEIVED_AT] = Value::Int(received_at);
+        row.values[EVENT_TIME] = Value::Int(event_time);
+        self.columns.append(row, text);
         Ok(())
     }
 
-    fn read<'a>(&mut self, text: &'a str, stranger: DecodeError) -> Result<Row<'a>, DecodeError> {
-        let scanner = Scanner::new(text, std::mem::take(&mut self.scan))?;
-        let columns = self.layout.table.columns().len();
-        let mut row = Row::new(scanner, columns, std::mem::take(&mut self.row));
-        if row.scanner.peek() != b'{' {
-            row.scanner.value()?;
-            row.scanner.end()?;
+    /// Reads the row of an object. Returns the fields seen, as bits of their places, and the text that the row's spans are
+    /// of.
+    fn read<'a>(&mut self, payload: &'a [u8]) -> Result<(u64, &'a str), DecodeError> {
+        let Self { layout, row, .. } = self;
+        let columns = layout.table.columns().len();
+        let event = trimmed(payload);
+        if self.outline.fill(event) {
+            #[expect(unsafe_code, reason = "the bytes have been looked at, which need not be done again")]
+            let event = match self.outline.is_ascii() {
+                // SAFETY: ASCII is UTF-8.
+                true => Ok(unsafe { str::from_utf8_unchecked(event) }),
+                false => simdutf8::basic::from_utf8(event),
+            };
+            if let Ok(event) = event {
+                row.clear(columns);
+                if let Ok((seen, _)) = row.object(&mut Walker::new(event, &self.outline), layout.fields) {
+                    return Ok((seen, event));
+                }
+            }
+        }
+        let text = utf8(payload)?;
+        // Whatever is odd about a text, the scanner has the last word on it.
+        let mut scanner = Scanner::new(text, std::mem::take(&mut self.scan))?;
+        if scanner.peek() != b'{' {
+            scanner.value()?;
+            scanner.end()?;
             return Err(DecodeError::NotObject);
         }
-        let (seen, _) = row.object(self.layout.fields)?;
-        row.scanner.end()?;
-        if seen & self.layout.marks == 0 { Err(stranger) } else { Ok(row) }
+        row.clear(columns);
+        let (seen, _) = row.object(&mut scanner, layout.fields)?;
+        scanner.end()?;
+        self.scan = scanner.into_scratch();
+        Ok((seen, text))
     }
 
     fn len(&self) -> usize {
@@ -123,6 +146,22 @@ impl Decoder {
     fn finish(&mut self) -> RecordBatch {
         self.columns.finish()
     }
+}
+
+/// The bytes as text.
+fn utf8(payload: &[u8]) -> Result<&str, DecodeError> {
+    simdutf8::basic::from_utf8(payload).or_else(|_| {
+        // Says where, which the fast check can't.
+        std::str::from_utf8(payload).map_err(|e| DecodeError::Utf8 { at: e.valid_up_to() })
+    })
+}
+
+/// The bytes without JSON's white space around them.
+fn trimmed(payload: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    let start = payload.iter().position(|byte| !blank(byte)).unwrap_or(payload.len());
+    let end = payload.iter().rposition(|byte| !blank(byte)).map_or(start, |last| last + 1);
+    &payload[start..end]
 }
 
 #[cfg(test)]

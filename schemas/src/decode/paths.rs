@@ -1,7 +1,9 @@
-//! Values at paths into JSON bodies: any number of paths, found in one pass over a body's tokens.
+//! Values at paths into JSON bodies: any number of paths, found in one pass, which looks only where a path leads and ends
+//! with the last of them.
 
-use super::index::Index;
-use super::scan::unescape;
+use super::escape::unescape;
+use super::marks::Marks;
+use super::words::ends;
 
 /// A step of a path: a key of an object, or a place in an array, from 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -20,13 +22,25 @@ pub struct Paths {
 #[derive(Debug, Default)]
 struct Node {
     path: Option<usize>,
-    keys: Vec<(String, Node)>,
-    places: Vec<(usize, Node)>,
+    keys: Vec<Child<String>>,
+    places: Vec<Child<usize>>,
 }
 
-/// Room for a body's tokens, to use again.
+#[derive(Debug)]
+struct Child<K> {
+    step: K,
+    /// A key's ends, to compare it by.
+    ends: [u64; 2],
+    node: Node,
+}
+
+/// Room for a walk over a body, to use again.
 #[derive(Debug, Default)]
-pub struct Scratch(Index);
+pub struct Scratch {
+    marks: Marks,
+    /// Of the objects that the walk is in, which keys were met.
+    met: Vec<bool>,
+}
 
 impl Paths {
     /// Enters a path that was not entered before. Returns its number, from 0.
@@ -34,8 +48,8 @@ impl Paths {
         let mut node = &mut self.root;
         for step in path {
             node = match step {
-                Step::Key(key) => child(&mut node.keys, key),
-                Step::Index(index) => child(&mut node.places, index),
+                Step::Key(key) => child(&mut node.keys, key, ends(key.as_bytes())),
+                Step::Index(index) => child(&mut node.places, index, [0; 2]),
             };
         }
         node.path = Some(self.count);
@@ -57,112 +71,161 @@ impl Paths {
     pub fn find<'a>(&self, body: &'a str, scratch: &mut Scratch, found: &mut Vec<Option<&'a str>>) {
         found.clear();
         found.resize(self.count, None);
-        if scratch.0.fill(body).is_ok() {
-            let mut walk = Walk { body, tokens: scratch.0.tokens(), next: 0 };
-            // A body that ends early has no more to find.
-            let _ = walk.value(&self.root, found);
-        }
+        scratch.marks.clear();
+        scratch.met.clear();
+        let mut walk = Walk { body, scratch, at: 0 };
+        // A body that ends early has no more to find.
+        let _ = walk.value(&self.root, found, true);
     }
 }
 
-fn child<'n, K: PartialEq + Clone>(children: &'n mut Vec<(K, Node)>, key: &K) -> &'n mut Node {
-    let place = children.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
-        children.push((key.clone(), Node::default()));
+fn child<'n, K: PartialEq + Clone>(children: &'n mut Vec<Child<K>>, step: &K, ends: [u64; 2]) -> &'n mut Node {
+    let place = children.iter().position(|child| child.step == *step).unwrap_or_else(|| {
+        children.push(Child { step: step.clone(), ends, node: Node::default() });
         children.len() - 1
     });
-    &mut children[place].1
+    &mut children[place].node
 }
 
-/// A walk over the tokens of a body.
-struct Walk<'a, 't> {
+/// A walk over a body.
+struct Walk<'a, 's> {
     body: &'a str,
-    tokens: &'t [u32],
-    next: usize,
+    scratch: &'s mut Scratch,
+    at: usize,
 }
 
 impl<'a> Walk<'a, '_> {
-    /// Where a token stands, and its first byte. The end of the body is none.
-    fn token(&self, number: usize) -> Option<(usize, u8)> {
-        let at = *self.tokens.get(number)? as usize;
-        Some((at, *self.body.as_bytes().get(at)?))
+    /// The next byte that is not white space. The end of the body is none.
+    #[inline(always)]
+    fn peek(&mut self) -> Option<u8> {
+        loop {
+            let byte = *self.body.as_bytes().get(self.at)?;
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
     }
 
-    /// Passes a value and notes what of the node's paths is in it.
-    fn value(&mut self, node: &Node, found: &mut [Option<&'a str>]) -> Option<()> {
-        let (start, first) = self.token(self.next)?;
+    /// Passes a value and notes what of the node's paths is in it. None ends the walk: where the body does, or where nothing
+    /// is left to find, if this is the last value of which something is wanted.
+    fn value(&mut self, node: &Node, found: &mut [Option<&'a str>], last: bool) -> Option<()> {
+        let first = self.peek()?;
+        let start = self.at;
+        let last = last && node.path.is_none();
         match first {
-            b'{' if !node.keys.is_empty() => self.object(node, found)?,
-            b'[' if !node.places.is_empty() => self.array(node, found)?,
-            _ => self.skip()?,
+            b'{' if !node.keys.is_empty() => self.object(node, found, last)?,
+            b'[' if !node.places.is_empty() => self.array(node, found, last)?,
+            _ if last => return None,
+            _ => self.skip(first)?,
         }
         if let Some(path) = node.path {
-            let end = match self.token(self.next.checked_sub(1)?)? {
-                (at, b'"' | b'}' | b']') => at + 1,
-                _ => self.tokens.get(self.next).map_or(self.body.len(), |at| *at as usize),
-            };
-            found[path] = self.body.get(start..end).map(str::trim_ascii_end);
+            found[path] = self.body.get(start..self.at);
         }
         Some(())
     }
 
-    fn object(&mut self, node: &Node, found: &mut [Option<&'a str>]) -> Option<()> {
-        // Of equal keys the first counts.
-        let mut met = vec![false; node.keys.len()];
-        self.next += 1;
-        while self.token(self.next)?.1 == b'"' {
-            let raw = self.body.get(self.token(self.next)?.0 + 1..self.token(self.next + 1)?.0)?;
-            self.next += 3; // both quotes and the colon
-            let wanted = |(place, (key, _)): &(usize, &(String, Node))| {
-                !met[*place] && (key == raw || raw.contains('\\') && *key == unescape(raw).0)
-            };
-            match node.keys.iter().enumerate().find(wanted) {
-                Some((place, (_, child))) => {
-                    met[place] = true;
-                    self.value(child, found)?;
+    fn object(&mut self, node: &Node, found: &mut [Option<&'a str>], last: bool) -> Option<()> {
+        let mut left = node.keys.len();
+        let first_met = self.scratch.met.len();
+        self.scratch.met.resize(first_met + left, false);
+        self.at += 1;
+        while left > 0 && self.peek()? == b'"' {
+            let start = self.at + 1;
+            let (end, escaped) = self.scratch.marks.string(self.body.as_bytes(), start)?;
+            self.at = end + 1;
+            self.expect(b':')?;
+            match self.wanted(node, start, end, escaped, first_met) {
+                Some(place) => {
+                    // Of equal keys the first counts.
+                    self.scratch.met[first_met + place] = true;
+                    left -= 1;
+                    self.value(&node.keys[place].node, found, last && left == 0)?;
                 }
-                None => self.skip()?,
+                None => {
+                    let first = self.peek()?;
+                    self.skip(first)?;
+                }
             }
             self.comma()?;
         }
-        self.next += 1;
-        Some(())
+        self.scratch.met.truncate(first_met);
+        self.leave(last)
     }
 
-    fn array(&mut self, node: &Node, found: &mut [Option<&'a str>]) -> Option<()> {
-        self.next += 1;
+    /// The key of a node that stands there and was not met.
+    #[inline(always)]
+    fn wanted(&self, node: &Node, start: usize, end: usize, escaped: bool, first_met: usize) -> Option<usize> {
+        let raw = self.body.get(start..end)?;
+        let met = |place: usize| self.scratch.met[first_met + place];
+        if escaped {
+            let key = unescape(raw).0;
+            return node.keys.iter().position(|child| child.step == *key).filter(|place| !met(*place));
+        }
+        let ends = ends(raw.as_bytes());
+        let is = |child: &Child<String>| {
+            child.step.len() == raw.len() && child.ends == ends && (raw.len() <= 16 || child.step == raw)
+        };
+        node.keys.iter().position(is).filter(|place| !met(*place))
+    }
+
+    fn array(&mut self, node: &Node, found: &mut [Option<&'a str>], last: bool) -> Option<()> {
+        let mut left = node.places.len();
+        self.at += 1;
         let mut place = 0;
-        while self.token(self.next)?.1 != b']' {
-            match node.places.iter().find(|(wanted, _)| *wanted == place) {
-                Some((_, child)) => self.value(child, found)?,
-                None => self.skip()?,
+        while left > 0 {
+            let first = self.peek()?;
+            if first == b']' {
+                break;
+            }
+            match node.places.iter().find(|child| child.step == place) {
+                Some(child) => {
+                    left -= 1;
+                    self.value(&child.node, found, last && left == 0)?;
+                }
+                None => self.skip(first)?,
             }
             place += 1;
             self.comma()?;
         }
-        self.next += 1;
+        self.leave(last)
+    }
+
+    /// Passes what is left of the container that the walk is in, or ends the walk.
+    fn leave(&mut self, last: bool) -> Option<()> {
+        if last {
+            return None;
+        }
+        self.at = self.scratch.marks.container(self.body.as_bytes(), self.at)? + 1;
         Some(())
     }
 
     fn comma(&mut self) -> Option<()> {
-        self.next += usize::from(self.token(self.next)?.1 == b',');
+        self.at += usize::from(self.peek()? == b',');
         Some(())
     }
 
-    fn skip(&mut self) -> Option<()> {
-        let mut depth = 0_usize;
-        loop {
-            let (_, byte) = self.token(self.next)?;
-            self.next += 1;
-            match byte {
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' => depth = depth.checked_sub(1)?,
-                b'"' => self.next += 1,
-                _ => {}
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        let fits = self.peek()? == byte;
+        self.at += 1;
+        fits.then_some(())
+    }
+
+    /// Passes a value by its first byte.
+    #[inline(always)]
+    fn skip(&mut self, first: u8) -> Option<()> {
+        let body = self.body.as_bytes();
+        self.at = match first {
+            b'"' => self.scratch.marks.string(body, self.at + 1)?.0 + 1,
+            b'{' | b'[' => self.scratch.marks.container(body, self.at + 1)? + 1,
+            _ => {
+                let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r');
+                let length = body.get(self.at..)?.iter().position(ends);
+                // What is no JSON must not keep the walk where it is.
+                length.map_or(body.len(), |length| self.at + length.max(1))
             }
-            if depth == 0 {
-                return Some(());
-            }
-        }
+        };
+        Some(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The rest of an event: what has no column, gathered as JSON text in the event's shape.
 
+use super::scan::Span;
+
 /// The key under which `rest` keeps a whole event. Nothing else is in `rest` then.
 pub const WHOLE: &str = "@event";
 
@@ -14,10 +16,16 @@ impl Rest {
         self.text.clear();
     }
 
-    /// Adds a member: a key with its quotes, and a value, both as JSON text.
-    pub fn put(&mut self, key: &str, value: &str) {
-        self.key(key);
-        self.text.push_str(value);
+    /// Adds a member of the event: a key with its quotes, and a value.
+    pub fn put(&mut self, event: &str, key: Span, value: Span) {
+        if value.start == key.end + 1 {
+            // With nothing but the colon between them they are copied in one piece.
+            self.comma();
+            self.text.push_str(Span { start: key.start, end: value.end }.of(event));
+        } else {
+            self.key(key.of(event));
+            self.text.push_str(value.of(event));
+        }
     }
 
     /// Opens an object; the mark closes it again.
@@ -40,7 +48,8 @@ impl Rest {
     /// Keeps the whole event and nothing else.
     pub fn keep_whole(&mut self, event: &str) {
         self.text.clear();
-        self.put(&format!("\"{WHOLE}\""), event);
+        self.key(&format!("\"{WHOLE}\""));
+        self.text.push_str(event);
     }
 
     /// The object's text; `None` if it has no members.
@@ -52,12 +61,16 @@ impl Rest {
         Some(&self.text)
     }
 
-    fn key(&mut self, key: &str) {
+    fn comma(&mut self) {
         if self.text.is_empty() {
             self.text.push('{');
         } else if !self.text.ends_with('{') {
             self.text.push(',');
         }
+    }
+
+    fn key(&mut self, key: &str) {
+        self.comma();
         self.text.push_str(key);
         self.text.push(':');
     }
@@ -76,9 +89,9 @@ mod tests {
         assert_eq!(rest.finish(), None, "an object without members leaves nothing, not even the opening brace");
         let mark = rest.open("\"user\"");
         rest.close(mark, true);
-        rest.put("\"a\"", "[1]");
+        rest.put(r#"{"a":[1]}"#, Span { start: 1, end: 4 }, Span { start: 5, end: 8 });
         let mark = rest.open("\"b\"");
-        rest.put("\"c\"", "null");
+        rest.put(r#"{"c" : null}"#, Span { start: 1, end: 4 }, Span { start: 7, end: 11 });
         rest.close(mark, false);
         let mark = rest.open("\"d\"");
         rest.close(mark, false);

@@ -1,40 +1,44 @@
 //! One event read into the values of its row.
 
-use std::borrow::Cow;
-
-use super::layout::{Field, Shape};
+use super::escape::unescape_into;
+use super::layout::{Field, Shape, find};
 use super::rest::{Rest, WHOLE};
-use super::scan::{Malformed, Scanner};
+use super::scan::{Scan, Span, Tokens};
 use super::time;
 
 /// Unknown fields of one object that are told apart. An object with more of them keeps the event whole.
 const MOST_UNKNOWN: usize = 32;
 
+/// Text of a row.
+#[derive(Clone, Copy, Debug)]
+pub enum Text {
+    /// As it stands in the event.
+    Event(Span),
+    /// A part of `Row::owned`.
+    Owned(Span),
+}
+
 /// A value on its way to a column.
-#[derive(Clone, Debug)]
-pub enum Value<'a> {
+#[derive(Clone, Copy, Debug)]
+pub enum Value {
     Null,
-    Text(Cow<'a, str>),
+    Text(Text),
     /// A range of `Row::elements`.
     List(usize, usize),
     Int(i64),
 }
 
-/// What rows pass on from one to the next, for its memory.
+/// The values of a row, and what has no column. Used again for its memory.
 #[derive(Debug, Default)]
-pub struct Scratch {
-    pub values: Vec<Value<'static>>,
-    pub elements: Vec<Cow<'static, str>>,
-    pub rest: Rest,
-}
-
-/// The values of a row, and what has no column.
-pub struct Row<'a> {
-    pub scanner: Scanner<'a>,
-    pub values: Vec<Value<'a>>,
+pub struct Row {
+    pub values: Vec<Value>,
     /// Elements of the lists among the values.
-    pub elements: Vec<Cow<'a, str>>,
-    pub rest: Rest,
+    pub elements: Vec<Text>,
+    /// Text that does not stand in the event: what strings with escapes mean, the rest, and what was put in.
+    owned: String,
+    /// Names of the unknown fields of the objects being read.
+    unknown: Vec<Text>,
+    rest: Rest,
     /// The time found where there is no column for it.
     pub moment: Option<i64>,
     /// The same, found among copied fields.
@@ -43,13 +47,25 @@ pub struct Row<'a> {
     pub whole: bool,
 }
 
-impl<'a> Row<'a> {
-    pub fn new(scanner: Scanner<'a>, columns: usize, scratch: Scratch) -> Self {
-        let Scratch { values, elements, mut rest } = scratch;
-        rest.clear();
-        let (mut values, elements) = (emptied(values), emptied(elements));
-        values.resize(columns, Value::Null);
-        Self { scanner, values, elements, rest, moment: None, copied_moment: None, whole: false }
+impl Row {
+    /// Forgets the row before.
+    pub fn clear(&mut self, columns: usize) {
+        self.values.clear();
+        self.values.resize(columns, Value::Null);
+        self.elements.clear();
+        self.owned.clear();
+        self.unknown.clear();
+        self.rest.clear();
+        (self.moment, self.copied_moment, self.whole) = (None, None, false);
+    }
+
+    /// What a text of the row says; `event` is the text that the row was read from.
+    #[inline(always)]
+    pub fn read<'a>(&'a self, text: Text, event: &'a str) -> &'a str {
+        match text {
+            Text::Event(span) => span.of(event),
+            Text::Owned(span) => span.of(&self.owned),
+        }
     }
 
     pub fn time(&self, column: usize) -> Option<i64> {
@@ -64,18 +80,33 @@ impl<'a> Row<'a> {
         if let Value::List(start, end) = self.values[list]
             && end > start
         {
-            self.values[column] = Value::Text(self.elements[end - 1].clone());
+            self.values[column] = Value::Text(self.elements[end - 1]);
+        }
+    }
+
+    /// Puts text of its own into a column.
+    pub fn put(&mut self, column: usize, text: &str) {
+        self.values[column] = Value::Text(own(&mut self.owned, text));
+    }
+
+    /// Puts what has no column into a column of its own; `event` is the text that the row was read from.
+    pub fn put_rest(&mut self, column: usize, event: &str) {
+        if self.whole {
+            self.rest.keep_whole(event.trim_matches([' ', '\n', '\r', '\t']));
+        }
+        if let Some(rest) = self.rest.finish() {
+            self.values[column] = Value::Text(own(&mut self.owned, rest));
         }
     }
 
     /// Reads the object at hand. Returns the fields seen, as bits of their places, and whether it had no member at all.
-    pub fn object(&mut self, fields: &'static [Field]) -> Result<(u64, bool), Malformed> {
+    pub fn object<T: Tokens>(&mut self, tokens: &mut T, fields: &'static [Field]) -> Scan<(u64, bool)> {
         let (mut seen, mut expected) = (0u64, 0);
-        let mut unknown: Vec<Cow<'a, str>> = Vec::new();
-        let mut next = self.scanner.first_key()?;
+        let outer = self.unknown.len();
+        let mut next = tokens.first_key()?;
         let empty = next.is_none();
         while let Some(key) = next {
-            match self.find(fields, key, expected) {
+            match self.find(tokens, fields, key, expected) {
                 Some(place) => {
                     if seen & (1 << place) != 0 {
                         self.whole = true;
@@ -83,21 +114,42 @@ impl<'a> Row<'a> {
                     }
                     seen |= 1 << place;
                     expected = place + 1;
-                    self.field(&fields[place], key)?;
+                    self.field(tokens, &fields[place], key)?;
                 }
                 None => {
-                    let value = self.scanner.value()?;
-                    self.rest.put(key, value);
-                    let (name, _) = self.scanner.unescape(key);
-                    self.whole |= name == WHOLE || unknown.len() >= MOST_UNKNOWN || unknown.contains(&name);
-                    if !self.whole {
-                        unknown.push(name);
-                    }
+                    let value = tokens.value()?;
+                    self.rest.put(tokens.text(), key, value);
+                    self.stranger(tokens, key, outer);
                 }
             }
-            next = self.scanner.next_key()?;
+            next = tokens.next_key()?;
         }
+        self.unknown.truncate(outer);
         Ok((seen, empty))
+    }
+
+    /// Notes the name of an unknown field, of an object whose first one is at `first` among the unknown.
+    fn stranger<T: Tokens>(&mut self, tokens: &T, key: Span, first: usize) {
+        let (text, _) = self.meaning(tokens, key.inner(), tokens.escaped(key));
+        let name = self.read(text, tokens.text());
+        let known = &self.unknown[first..];
+        self.whole |= name == WHOLE
+            || known.len() >= MOST_UNKNOWN
+            || known.iter().any(|other| self.read(*other, tokens.text()) == name);
+        if !self.whole {
+            self.unknown.push(text);
+        }
+    }
+
+    /// What a string means, given without its quotes, and whether that is exact.
+    #[inline(always)]
+    fn meaning<T: Tokens>(&mut self, tokens: &T, inner: Span, escaped: bool) -> (Text, bool) {
+        if !escaped {
+            return (Text::Event(inner), true);
+        }
+        let start = self.owned.len();
+        let exact = unescape_into(inner.of(tokens.text()), &mut self.owned);
+        (Text::Owned(Span { start, end: self.owned.len() }), exact)
     }
 
     /// Empties what an earlier field of the same name filled.
@@ -114,99 +166,119 @@ impl<'a> Row<'a> {
         }
     }
 
-    fn field(&mut self, field: &'static Field, key: &str) -> Result<(), Malformed> {
-        let first = self.scanner.peek();
-        match field.shape {
+    /// Reads the value of a field.
+    #[inline(always)]
+    fn field<T: Tokens>(&mut self, tokens: &mut T, field: &'static Field, key: Span) -> Scan<()> {
+        let first = tokens.peek();
+        let start = tokens.position();
+        let exact = match field.shape {
+            Shape::Text if first == b'"' => self.string(tokens, field)?,
             Shape::Nested(fields) if first == b'{' => {
-                let mark = self.rest.open(key);
-                let (_, empty) = self.object(fields)?;
+                let mark = self.rest.open(key.of(tokens.text()));
+                let (_, empty) = self.object(tokens, fields)?;
                 self.rest.close(mark, empty);
+                true
             }
-            Shape::Copied(fields) if first == b'{' => self.copied(field, fields)?,
-            Shape::TextList if first == b'[' => {
-                let start = self.scanner.position();
-                if !self.list(field.column)? {
-                    self.rest.put(key, self.scanner.since(start));
-                }
+            Shape::Copied(fields) if first == b'{' => {
+                self.copied(tokens, field, fields)?;
+                true
             }
+            Shape::TextList if first == b'[' => self.list(tokens, field.column)?,
             _ => {
-                let raw = self.scanner.value()?;
-                if !self.take(field, raw) {
-                    self.rest.put(key, raw);
-                }
+                let value = tokens.value()?;
+                self.take(tokens, field, value)
             }
+        };
+        if !exact {
+            self.rest.put(tokens.text(), key, Span { start, end: tokens.passed() });
         }
         Ok(())
     }
 
+    /// Reads a string into a column of text. False if the column can't tell it exactly.
+    #[inline(always)]
+    fn string<T: Tokens>(&mut self, tokens: &mut T, field: &Field) -> Scan<bool> {
+        let (inner, escaped) = tokens.string()?;
+        let (text, exact) = self.meaning(tokens, inner, escaped);
+        self.values[field.column] = Value::Text(text);
+        Ok(exact)
+    }
+
     /// Reads an object that is kept as it is, copying some of its fields.
-    fn copied(&mut self, field: &Field, fields: &'static [Field]) -> Result<(), Malformed> {
-        let start = self.scanner.position();
-        let mut next = self.scanner.first_key()?;
+    fn copied<T: Tokens>(&mut self, tokens: &mut T, field: &Field, fields: &'static [Field]) -> Scan<()> {
+        let start = tokens.position();
+        let mut next = tokens.first_key()?;
         let mut expected = 0;
         while let Some(key) = next {
-            let raw = self.scanner.value()?;
-            if let Some(place) = self.find(fields, key, expected) {
-                self.forget(&fields[place]);
-                self.take(&fields[place], raw);
-                expected = place + 1;
+            match self.find(tokens, fields, key, expected) {
+                Some(place) => {
+                    let field = &fields[place];
+                    self.forget(field);
+                    if matches!(field.shape, Shape::Text) && tokens.peek() == b'"' {
+                        self.string(tokens, field)?;
+                    } else {
+                        let value = tokens.value()?;
+                        self.take(tokens, field, value);
+                    }
+                    expected = place + 1;
+                }
+                None => _ = tokens.value()?,
             }
-            next = self.scanner.next_key()?;
+            next = tokens.next_key()?;
         }
-        self.values[field.column] = Value::Text(Cow::Borrowed(self.scanner.since(start)));
+        self.values[field.column] = Value::Text(Text::Event(Span { start, end: tokens.passed() }));
         Ok(())
     }
 
     /// Reads a list of text. False if the column can't tell it: it is empty, or not all text.
-    fn list(&mut self, column: usize) -> Result<bool, Malformed> {
+    fn list<T: Tokens>(&mut self, tokens: &mut T, column: usize) -> Scan<bool> {
         let start = self.elements.len();
-        let mut exact = true;
-        let mut more = self.scanner.first_element()?;
-        exact &= more;
+        let mut more = tokens.first_element()?;
+        let mut exact = more;
         while more {
-            let raw = self.scanner.value()?;
-            if raw.starts_with('"') {
-                let (text, same) = self.scanner.unescape(raw);
+            if tokens.peek() == b'"' {
+                let (inner, escaped) = tokens.string()?;
+                let (text, same) = self.meaning(tokens, inner, escaped);
                 self.elements.push(text);
                 exact &= same;
             } else {
+                tokens.value()?;
                 exact = false;
             }
-            more = self.scanner.next_element()?;
+            more = tokens.next_element()?;
         }
         self.values[column] = Value::List(start, self.elements.len());
         Ok(exact)
     }
 
-    /// The field that a key, given with its quotes, names.
-    fn find(&self, fields: &[Field], key: &'a str, expected: usize) -> Option<usize> {
-        let plain = key.get(1..key.len() - 1).and_then(|name| find(fields, name, expected));
-        // Nobody writes a field's name with escapes, but JSON allows it.
-        plain.or_else(|| match self.scanner.unescape(key).0 {
-            Cow::Owned(name) => find(fields, &name, expected),
-            Cow::Borrowed(_) => None,
+    /// The field that a key names. Senders keep their order, so the search starts where the field before ended.
+    #[inline(always)]
+    fn find<T: Tokens>(&mut self, tokens: &T, fields: &[Field], key: Span, expected: usize) -> Option<usize> {
+        let name = tokens.text().as_bytes().get(key.start + 1..key.end - 1).unwrap_or_default();
+        find(fields, name, expected).or_else(|| {
+            // Nobody writes a field's name with escapes, but JSON allows it.
+            tokens.escaped(key).then(|| self.find_escaped(tokens, fields, key)).flatten()
         })
     }
 
+    #[cold]
+    fn find_escaped<T: Tokens>(&mut self, tokens: &T, fields: &[Field], key: Span) -> Option<usize> {
+        let (name, _) = self.meaning(tokens, key.inner(), true);
+        find(fields, self.read(name, tokens.text()).as_bytes(), 0)
+    }
+
     /// Puts the value read last into its column. False if the column can't tell it exactly.
-    fn take(&mut self, field: &Field, raw: &'a str) -> bool {
-        let text = || raw.starts_with('"').then(|| self.scanner.unescape(raw));
+    fn take<T: Tokens>(&mut self, tokens: &T, field: &Field, value: Span) -> bool {
+        let raw = value.of(tokens.text());
+        let is_text = raw.starts_with('"');
         let (value, exact) = match field.shape {
-            Shape::Text => match text() {
-                Some((text, exact)) => (Value::Text(text), exact),
-                None => return false,
-            },
-            Shape::Object | Shape::Any => {
-                let fits = if matches!(field.shape, Shape::Any) { raw != "null" } else { raw.starts_with('{') };
-                if !fits {
-                    return false;
-                }
-                (Value::Text(Cow::Borrowed(raw)), true)
-            }
-            Shape::Time => {
-                let Some((text, _)) = text() else { return false };
-                let Some(micros) = time::parse(&text) else { return false };
-                (Value::Int(micros), time::is_canonical(&text))
+            Shape::Any if raw != "null" => (Value::Text(Text::Event(value)), true),
+            Shape::Object if raw.starts_with('{') => (Value::Text(Text::Event(value)), true),
+            Shape::Time if is_text => {
+                let (text, _) = self.meaning(tokens, value.inner(), tokens.escaped(value));
+                let text = self.read(text, tokens.text());
+                let Some(micros) = time::parse(text) else { return false };
+                (Value::Int(micros), time::is_canonical(text))
             }
             Shape::Int32 => match raw.parse::<i32>() {
                 Ok(number) => (Value::Int(i64::from(number)), raw != "-0"),
@@ -217,29 +289,24 @@ impl<'a> Row<'a> {
                 Err(_) => return false,
             },
             Shape::Moment => {
-                self.moment = text().and_then(|(text, _)| time::parse(&text));
+                let text = is_text.then(|| self.meaning(tokens, value.inner(), tokens.escaped(value)).0);
+                self.moment = text.and_then(|text| time::parse(self.read(text, tokens.text())));
                 return false;
             }
             Shape::Nanoseconds => {
                 self.copied_moment = raw.trim_matches('"').parse().ok().map(time::from_nanos);
                 return false;
             }
-            Shape::TextList | Shape::Nested(_) | Shape::Copied(_) => return false,
+            _ => return false,
         };
         self.values[field.column] = value;
         exact
     }
 }
 
-/// The same vector, emptied, for values of another lifetime: what is collected in place keeps its memory.
-pub fn emptied<A, B>(mut values: Vec<A>) -> Vec<B> {
-    values.clear();
-    values.into_iter().filter_map(|_| None).collect()
-}
-
-/// The field of that name. Senders keep their order, so the search starts where the field before ended.
-fn find(fields: &[Field], name: &str, expected: usize) -> Option<usize> {
-    let (before, after) = fields.split_at(expected.min(fields.len()));
-    let found = after.iter().position(|field| field.key == name).map(|place| place + before.len());
-    found.or_else(|| before.iter().position(|field| field.key == name))
+/// Text put behind what is owned already.
+fn own(owned: &mut String, text: &str) -> Text {
+    let start = owned.len();
+    owned.push_str(text);
+    Text::Owned(Span { start, end: owned.len() })
 }

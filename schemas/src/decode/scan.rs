@@ -1,7 +1,5 @@
 //! A validating JSON scanner: it walks a text's tokens once, hands out values as slices of it, and never recurses.
 
-use std::borrow::Cow;
-
 use super::index::Index;
 
 /// Deepest nesting taken. An API server's own parser stops at 10,000, and a body sits two levels down an event.
@@ -14,7 +12,63 @@ pub struct Malformed {
     pub reason: &'static str,
 }
 
-type Scan<T> = Result<T, Malformed>;
+pub type Scan<T> = Result<T, Malformed>;
+
+/// A stretch of a text, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Span {
+    /// The stretch of that text; nothing if it has none such.
+    #[inline(always)]
+    pub fn of(self, text: &str) -> &str {
+        text.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// A string without its quotes.
+    #[inline(always)]
+    pub fn inner(self) -> Self {
+        Self { start: self.start + 1, end: self.end.saturating_sub(1) }
+    }
+}
+
+/// A JSON text read token by token. Keys and values are spans of it, strings with their quotes.
+pub trait Tokens {
+    fn text(&self) -> &str;
+
+    /// The first byte of the token at hand; 0 at the end.
+    fn peek(&self) -> u8;
+
+    /// Where the token at hand begins.
+    fn position(&self) -> usize;
+
+    /// Where what was read last ends.
+    fn passed(&self) -> usize;
+
+    /// Whether there is an escape in a key or a string that was handed out.
+    fn escaped(&self, span: Span) -> bool;
+
+    /// Enters the object at hand: its first key, or `None` if it is empty.
+    fn first_key(&mut self) -> Scan<Option<Span>>;
+
+    /// After a member's value: the next key, or `None` once the object is closed.
+    fn next_key(&mut self) -> Scan<Option<Span>>;
+
+    /// Enters the array at hand: whether it has an element.
+    fn first_element(&mut self) -> Scan<bool>;
+
+    /// After an element: whether another one follows.
+    fn next_element(&mut self) -> Scan<bool>;
+
+    /// The value at hand, passed.
+    fn value(&mut self) -> Scan<Span>;
+
+    /// The string at hand, passed: without its quotes, and whether there is an escape in it.
+    fn string(&mut self) -> Scan<(Span, bool)>;
+}
 
 /// What scanners pass on from text to text, for its memory.
 #[derive(Debug, Default)]
@@ -46,88 +100,6 @@ impl<'a> Scanner<'a> {
         self.scratch
     }
 
-    /// The token at hand; 0 at the end.
-    pub fn peek(&self) -> u8 {
-        self.text.as_bytes().get(self.position()).copied().unwrap_or(0)
-    }
-
-    /// Where the token at hand begins.
-    pub fn position(&self) -> usize {
-        self.scratch.index.tokens().get(self.next).map_or(self.text.len(), |at| *at as usize)
-    }
-
-    /// The text from `start` to the end of what was read last.
-    pub fn since(&self, start: usize) -> &'a str {
-        self.text.get(start..self.end).unwrap_or_default()
-    }
-
-    /// What a string of this text means, given as it stands with its quotes, and whether that is exact.
-    pub fn unescape(&self, raw: &'a str) -> (Cow<'a, str>, bool) {
-        let inner = raw.get(1..raw.len().saturating_sub(1)).unwrap_or_default();
-        let start = raw.as_ptr().addr().wrapping_sub(self.text.as_ptr().addr());
-        let escaped = self.scratch.index.escaped(start, start + raw.len());
-        if escaped { unescape(inner) } else { (Cow::Borrowed(inner), true) }
-    }
-
-    /// Enters the object at hand: its first key with its quotes, or `None` if it is empty.
-    pub fn first_key(&mut self) -> Scan<Option<&'a str>> {
-        self.expect(b'{', "expected an object")?;
-        if self.peek() == b'}' {
-            self.step();
-            return Ok(None);
-        }
-        self.key().map(Some)
-    }
-
-    /// After a member's value: the next key, or `None` once the object is closed.
-    pub fn next_key(&mut self) -> Scan<Option<&'a str>> {
-        match self.peek() {
-            b',' => {
-                self.step();
-                self.key().map(Some)
-            }
-            b'}' => {
-                self.step();
-                Ok(None)
-            }
-            _ => self.fail("expected , or }"),
-        }
-    }
-
-    /// Enters the array at hand: whether it has an element.
-    pub fn first_element(&mut self) -> Scan<bool> {
-        self.expect(b'[', "expected an array")?;
-        let empty = self.peek() == b']';
-        if empty {
-            self.step();
-        }
-        Ok(!empty)
-    }
-
-    /// After an element: whether another one follows.
-    pub fn next_element(&mut self) -> Scan<bool> {
-        let more = match self.peek() {
-            b',' => true,
-            b']' => false,
-            _ => return self.fail("expected , or ]"),
-        };
-        self.step();
-        Ok(more)
-    }
-
-    /// The value at hand as text, checked to the end of it.
-    pub fn value(&mut self) -> Scan<&'a str> {
-        let start = self.position();
-        loop {
-            if self.enter()? {
-                continue;
-            }
-            if !self.leave()? {
-                return Ok(self.since(start));
-            }
-        }
-    }
-
     /// Nothing but white space may follow.
     pub fn end(&mut self) -> Scan<()> {
         if self.position() == self.text.len() { Ok(()) } else { self.fail("trailing characters") }
@@ -136,7 +108,7 @@ impl<'a> Scanner<'a> {
     /// Reads a scalar or an opening bracket; true if a value must follow.
     fn enter(&mut self) -> Scan<bool> {
         match self.peek() {
-            b'"' => self.string(),
+            b'"' => self.quoted(),
             b'{' => return self.open(b'}'),
             b'[' => return self.open(b']'),
             _ => self.scalar()?,
@@ -180,19 +152,19 @@ impl<'a> Scanner<'a> {
         Ok(true)
     }
 
-    fn key(&mut self) -> Scan<&'a str> {
+    fn key(&mut self) -> Scan<Span> {
         if self.peek() != b'"' {
             return self.fail("expected a key");
         }
         let start = self.position();
-        self.string();
-        let key = self.since(start);
+        self.quoted();
+        let key = Span { start, end: self.end };
         self.expect(b':', "expected :")?;
         Ok(key)
     }
 
     /// The index has checked what stands between the quotes, and that there are two.
-    fn string(&mut self) {
+    fn quoted(&mut self) {
         self.next += 1;
         self.step();
     }
@@ -200,13 +172,7 @@ impl<'a> Scanner<'a> {
     fn scalar(&mut self) -> Scan<()> {
         let start = self.position();
         let bytes = self.text.as_bytes().get(start..).unwrap_or_default();
-        let length = match bytes.first() {
-            Some(b't') => literal(bytes, b"true"),
-            Some(b'f') => literal(bytes, b"false"),
-            Some(b'n') => literal(bytes, b"null"),
-            Some(b'-' | b'0'..=b'9') => number(bytes),
-            _ => None,
-        };
+        let length = scalar_length(bytes);
         let ends = |length: &usize| {
             matches!(
                 bytes.get(*length),
@@ -240,11 +206,106 @@ impl<'a> Scanner<'a> {
     }
 }
 
+impl Tokens for Scanner<'_> {
+    fn text(&self) -> &str {
+        self.text
+    }
+
+    fn peek(&self) -> u8 {
+        self.text.as_bytes().get(self.position()).copied().unwrap_or(0)
+    }
+
+    fn position(&self) -> usize {
+        self.scratch.index.tokens().get(self.next).map_or(self.text.len(), |at| *at as usize)
+    }
+
+    fn passed(&self) -> usize {
+        self.end
+    }
+
+    fn escaped(&self, span: Span) -> bool {
+        self.scratch.index.escaped(span.start, span.end)
+    }
+
+    fn first_key(&mut self) -> Scan<Option<Span>> {
+        self.expect(b'{', "expected an object")?;
+        if self.peek() == b'}' {
+            self.step();
+            return Ok(None);
+        }
+        self.key().map(Some)
+    }
+
+    fn next_key(&mut self) -> Scan<Option<Span>> {
+        match self.peek() {
+            b',' => {
+                self.step();
+                self.key().map(Some)
+            }
+            b'}' => {
+                self.step();
+                Ok(None)
+            }
+            _ => self.fail("expected , or }"),
+        }
+    }
+
+    fn first_element(&mut self) -> Scan<bool> {
+        self.expect(b'[', "expected an array")?;
+        let empty = self.peek() == b']';
+        if empty {
+            self.step();
+        }
+        Ok(!empty)
+    }
+
+    fn next_element(&mut self) -> Scan<bool> {
+        let more = match self.peek() {
+            b',' => true,
+            b']' => false,
+            _ => return self.fail("expected , or ]"),
+        };
+        self.step();
+        Ok(more)
+    }
+
+    fn value(&mut self) -> Scan<Span> {
+        let start = self.position();
+        loop {
+            if self.enter()? {
+                continue;
+            }
+            if !self.leave()? {
+                return Ok(Span { start, end: self.end });
+            }
+        }
+    }
+
+    fn string(&mut self) -> Scan<(Span, bool)> {
+        let span = self.value()?;
+        Ok((span.inner(), self.escaped(span)))
+    }
+}
+
+/// The length of the number or literal that the bytes begin with.
+#[inline(always)]
+pub fn scalar_length(bytes: &[u8]) -> Option<usize> {
+    match bytes.first() {
+        Some(b't') => literal(bytes, b"true"),
+        Some(b'f') => literal(bytes, b"false"),
+        Some(b'n') => literal(bytes, b"null"),
+        Some(b'-' | b'0'..=b'9') => number(bytes),
+        _ => None,
+    }
+}
+
+#[inline(always)]
 fn literal(bytes: &[u8], word: &[u8]) -> Option<usize> {
     bytes.starts_with(word).then_some(word.len())
 }
 
 /// The length of the number that the bytes begin with.
+#[inline(always)]
 fn number(bytes: &[u8]) -> Option<usize> {
     let byte = |at: usize| bytes.get(at).copied().unwrap_or(0);
     let digits = |from: usize| {
@@ -263,82 +324,6 @@ fn number(bytes: &[u8]) -> Option<usize> {
         at = digits(at + 1 + usize::from(matches!(byte(at + 1), b'+' | b'-')))?;
     }
     Some(at)
-}
-
-pub fn hex4(text: &str, at: usize) -> Option<u32> {
-    let digits = text.get(at..at + 4)?;
-    let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
-    plain.then(|| u32::from_str_radix(digits, 16).ok()).flatten()
-}
-
-/// The text of a checked JSON string without its quotes, and whether it is exact: half a surrogate pair becomes U+FFFD.
-pub fn unescape(inner: &str) -> (Cow<'_, str>, bool) {
-    let Some(mut at) = memchr::memchr(b'\\', inner.as_bytes()) else { return (Cow::Borrowed(inner), true) };
-    let mut out = String::with_capacity(inner.len());
-    let (mut left, mut exact) = (inner, true);
-    loop {
-        out.push_str(&left[..at]);
-        let (character, length) = escape_at(left, at);
-        exact &= character.is_some();
-        out.push(character.unwrap_or(char::REPLACEMENT_CHARACTER));
-        left = left.get(at + length..).unwrap_or_default();
-        let Some(next) = memchr::memchr(b'\\', left.as_bytes()) else { break };
-        at = next;
-    }
-    out.push_str(left);
-    (Cow::Owned(out), exact)
-}
-
-/// A JSON text in which half a surrogate pair stands for U+FFFD, as the API server reads it. serde_json refuses the text as
-/// it was.
-pub fn mend_surrogates(text: &str) -> Cow<'_, str> {
-    let bytes = text.as_bytes();
-    if [r"\ud", r"\uD"].iter().all(|start| memchr::memmem::find(bytes, start.as_bytes()).is_none()) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut left = text;
-    while let Some(at) = memchr::memchr(b'\\', left.as_bytes()) {
-        let (character, length) = escape_at(left, at);
-        let (before, after) = left.split_at((at + length).min(left.len()));
-        match character {
-            Some(_) => out.push_str(before),
-            None => {
-                out.push_str(&left[..at]);
-                out.push_str(r"\ufffd");
-            }
-        }
-        left = after;
-    }
-    out.push_str(left);
-    Cow::Owned(out)
-}
-
-/// The character that the escape at `at` stands for, and the escape's length.
-fn escape_at(text: &str, at: usize) -> (Option<char>, usize) {
-    let simple = match text.as_bytes().get(at + 1) {
-        Some(b'b') => '\u{8}',
-        Some(b'f') => '\u{c}',
-        Some(b'n') => '\n',
-        Some(b'r') => '\r',
-        Some(b't') => '\t',
-        Some(b'u') => return unicode_at(text, at),
-        Some(other) => char::from(*other),
-        None => return (None, 1),
-    };
-    (Some(simple), 2)
-}
-
-fn unicode_at(text: &str, at: usize) -> (Option<char>, usize) {
-    let high = hex4(text, at + 2).unwrap_or(0xfffd);
-    if !(0xd800..0xdc00).contains(&high) {
-        return (char::from_u32(high), 6);
-    }
-    let follows = text.get(at + 6..at + 8) == Some("\\u");
-    match hex4(text, at + 8).filter(|low| follows && (0xdc00..0xe000).contains(low)) {
-        Some(low) => (char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00)), 12),
-        None => (None, 6),
-    }
 }
 
 #[cfg(test)]
@@ -419,31 +404,6 @@ mod tests {
         assert_eq!(scan(&bomb).unwrap_err().reason, "nested too deeply");
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         assert_eq!(scan(&deep), Ok(()));
-    }
-
-    #[test]
-    fn unescapes_as_serde_json_does() {
-        for raw in [r#""a\u00e9\n\"\\\/b""#, r#""\ud83d\ude00x""#, r#""\b\f\r\t\u0000""#] {
-            let expected: String = serde_json::from_str(raw).unwrap();
-            assert_eq!(unescape(&raw[1..raw.len() - 1]), (Cow::Owned(expected), true));
-        }
-        for half in [r"\ud83d", r"\ude00"] {
-            assert_eq!(unescape(half), (Cow::Borrowed("\u{fffd}"), false));
-        }
-        assert_eq!(unescape(r"\ud83d\u0041"), (Cow::Borrowed("\u{fffd}A"), false));
-        assert_eq!(unescape(r"\ud83dé"), (Cow::Borrowed("\u{fffd}é"), false));
-    }
-
-    #[test]
-    fn mended_text_is_what_serde_json_takes() {
-        for (text, mended) in [
-            (r#"{"\ud800":"\uDC00x"}"#, r#"{"\ufffd":"\ufffdx"}"#),
-            (r#"["\ud83d\ude00","\\ud800","\ud800\n"]"#, r#"["\ud83d\ude00","\\ud800","\ufffd\n"]"#),
-        ] {
-            assert_eq!(mend_surrogates(text), mended);
-            serde_json::from_str::<serde_json::Value>(mended).unwrap();
-        }
-        assert!(matches!(mend_surrogates("{\"a\":1}"), Cow::Borrowed(_)));
     }
 
     proptest::proptest! {

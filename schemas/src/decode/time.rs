@@ -15,6 +15,11 @@ pub fn day(micros: i64) -> i64 {
 /// The time that an RFC 3339 text means, finer digits cut off. `None` outside the years 1 to 9999.
 pub fn parse(text: &str) -> Option<i64> {
     let bytes = text.as_bytes();
+    if let Ok(bytes) = bytes.try_into()
+        && let Some(micros) = parse_canonical(bytes)
+    {
+        return Some(micros);
+    }
     let (year, month, mday) = (number(bytes, 0, 4)?, number(bytes, 5, 2)?, number(bytes, 8, 2)?);
     let (hour, minute, second) = (number(bytes, 11, 2)?, number(bytes, 14, 2)?, number(bytes, 17, 2)?);
     let marks = bytes[4] == b'-' && bytes[7] == b'-' && bytes[13] == b':' && bytes[16] == b':';
@@ -31,6 +36,33 @@ pub fn parse(text: &str) -> Option<i64> {
     let seconds = ((hour * 60 + minute) * 60 + second) - offset(zone)?;
     let micros = days_from(year, month, mday) * DAY + seconds * 1_000_000 + fraction;
     (ZERO..=LAST).contains(&micros).then_some(micros)
+}
+
+/// The time of a text as `format` writes it, and of most others none: it need not be told why.
+#[inline(always)]
+fn parse_canonical(bytes: &[u8; 27]) -> Option<i64> {
+    let mut highest = 0;
+    let mut digits = |from: usize, to: usize| {
+        bytes[from..to].iter().fold(0, |sum, byte| {
+            let digit = byte.wrapping_sub(b'0');
+            highest = digit.max(highest);
+            sum * 10 + i64::from(digit)
+        })
+    };
+    let (year, month, mday) = (digits(0, 4), digits(5, 7), digits(8, 10));
+    let (hour, minute, second) = (digits(11, 13), digits(14, 16), digits(17, 19));
+    let micros = digits(20, 26);
+    let marks = [bytes[4], bytes[7], bytes[10], bytes[13], bytes[16], bytes[19], bytes[26]];
+    let valid = highest <= 9
+        && marks == *b"--T::.Z"
+        && year > 0
+        && (1..=12).contains(&month)
+        && (1..=28).contains(&mday)
+        && hour < 24
+        && minute < 60
+        && second < 60;
+    let seconds = (hour * 60 + minute) * 60 + second;
+    valid.then(|| days_from(year, month, mday) * DAY + seconds * 1_000_000 + micros)
 }
 
 /// Whether a text that `parse` takes is what `format` makes of it again.
@@ -184,6 +216,18 @@ mod tests {
             let formatted = parse(&text).and_then(format);
             let same = formatted.is_some_and(|formatted| formatted == text.as_bytes());
             assert_eq!(formatted.is_some() && is_canonical(&text), same, "{text}");
+        }
+
+        #[test]
+        fn a_time_as_it_is_mostly_written_means_the_same(
+            text in "(0000|0001|2024|9999)-(0[0-9]|1[0-3])-[0-3][0-9][Tt:]([01][0-9]|2[0-5]):[0-6][0-9]:[0-6][0-9][.:][0-9/]{6}[Zz]",
+        ) {
+            let short = parse_canonical(text.as_bytes().try_into().unwrap());
+            // One more digit is cut off, on the long way.
+            let long = parse(&text.replace('Z', "0Z"));
+            assert!(short.is_none() || short == long, "{text}");
+            let day: u8 = text[8..10].parse().unwrap();
+            assert!(short.is_some() || long.is_none() || day > 28 || !is_canonical(&text), "{text}");
         }
 
         #[test]

@@ -1,0 +1,127 @@
+//! A walk over a compact JSON object that is known to be one: by its outline, without looking at the bytes between.
+
+use super::outline::Outline;
+use super::scan::{Malformed, Scan, Span, Tokens};
+
+/// A position in an outlined text.
+pub struct Walker<'a> {
+    text: &'a str,
+    outline: &'a Outline,
+    at: usize,
+    /// The outlined container that is met next.
+    container: usize,
+}
+
+impl<'a> Walker<'a> {
+    /// `outline` must be that of the text.
+    pub fn new(text: &'a str, outline: &'a Outline) -> Self {
+        Self { text, outline, at: 0, container: 0 }
+    }
+
+    #[inline(always)]
+    fn key(&mut self) -> Scan<Span> {
+        let start = self.at;
+        let Some((quote, _)) = self.outline.string(start + 1) else { return self.lost() };
+        self.at = quote + 2; // past the colon
+        Ok(Span { start, end: quote + 1 })
+    }
+
+    /// The text is not what was outlined, or the walk went deeper than the outline.
+    #[cold]
+    fn lost<T>(&self) -> Scan<T> {
+        Err(Malformed { at: self.at, reason: "not as outlined" })
+    }
+
+    /// Where the container at hand ends.
+    fn container(&mut self) -> Scan<usize> {
+        while let Some((start, end)) = self.outline.container(self.container) {
+            self.container += 1;
+            if start == self.at {
+                return Ok(end + 1);
+            }
+        }
+        self.lost()
+    }
+
+    fn scalar(&self) -> usize {
+        let bytes = self.text.as_bytes().get(self.at..).unwrap_or_default();
+        let length = bytes.iter().position(|byte| matches!(byte, b',' | b'}' | b']'));
+        self.at + length.unwrap_or(bytes.len())
+    }
+}
+
+impl Tokens for Walker<'_> {
+    #[inline(always)]
+    fn text(&self) -> &str {
+        self.text
+    }
+
+    #[inline(always)]
+    fn peek(&self) -> u8 {
+        self.text.as_bytes().get(self.at).copied().unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn position(&self) -> usize {
+        self.at
+    }
+
+    #[inline(always)]
+    fn passed(&self) -> usize {
+        self.at
+    }
+
+    fn escaped(&self, span: Span) -> bool {
+        self.outline.string(span.start + 1).is_some_and(|(_, escaped)| escaped)
+    }
+
+    #[inline(always)]
+    fn first_key(&mut self) -> Scan<Option<Span>> {
+        self.at += 1;
+        if self.peek() == b'}' {
+            self.at += 1;
+            return Ok(None);
+        }
+        self.key().map(Some)
+    }
+
+    #[inline(always)]
+    fn next_key(&mut self) -> Scan<Option<Span>> {
+        let more = self.next_element()?;
+        if more { self.key().map(Some) } else { Ok(None) }
+    }
+
+    #[inline(always)]
+    fn first_element(&mut self) -> Scan<bool> {
+        self.at += 1;
+        let empty = self.peek() == b']';
+        self.at += usize::from(empty);
+        Ok(!empty)
+    }
+
+    #[inline(always)]
+    fn next_element(&mut self) -> Scan<bool> {
+        let more = self.peek() == b',';
+        self.at += 1;
+        Ok(more)
+    }
+
+    #[inline(always)]
+    fn value(&mut self) -> Scan<Span> {
+        let start = self.at;
+        match self.peek() {
+            b'"' => _ = self.string()?,
+            b'{' | b'[' => self.at = self.container()?,
+            _ => self.at = self.scalar(),
+        }
+        Ok(Span { start, end: self.at })
+    }
+
+    #[inline(always)]
+    fn string(&mut self) -> Scan<(Span, bool)> {
+        let start = self.at + 1;
+        let Some((quote, escaped)) = self.outline.string(start) else { return self.lost() };
+        self.at = quote + 1;
+        Ok((Span { start, end: quote }, escaped))
+    }
+}
