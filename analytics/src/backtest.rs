@@ -73,7 +73,7 @@ async fn stretches(
     let mut engine = Engine::with(vec![rule.clone()], options).await?;
     // What the rule would know at the start.
     let begin = from.saturating_sub(reach(rule).unwrap_or(0));
-    engine.remember_terms(store, 0, begin).await?;
+    engine.remember_terms(&history::Opened::now(store).await?, 0, begin).await?;
     let mut findings = std::collections::BTreeMap::new();
     let mut at = begin;
     while at < to {

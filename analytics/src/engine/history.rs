@@ -8,6 +8,7 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
+use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
 use datafusion::functions::datetime::expr_fn::date_trunc;
 use datafusion::functions_aggregate::expr_fn::max;
@@ -34,17 +35,34 @@ pub enum HistoryError {
     Engine(#[from] super::EngineError),
 }
 
-/// A session over the store's tables, each with the rows of some event time only: from `from` to before `to`, in microseconds
-/// since 1970; the ends of time leave all in.
+/// A session over the store's tables as they are now, each with the rows of some event time only: from `from` to before `to`,
+/// in microseconds since 1970; the ends of time leave all in.
 pub async fn session(store: &Arc<dyn Store>, lists: &Arc<Lists>, from: i64, to: i64) -> Result<SessionContext> {
-    let context = session_with_lists(lists.clone(), |config| config.with_target_partitions(1))?;
-    for table in Table::ALL {
-        let rows = context.read_table(store.provider(table).await?)?;
-        let rows = if from > i64::MIN { rows.filter(col("event_time").gt_eq(time(from)))? } else { rows };
-        let rows = if to < i64::MAX { rows.filter(col("event_time").lt(time(to)))? } else { rows };
-        context.register_table(table.name(), rows.into_view())?;
+    Opened::now(store).await?.session(lists, from, to)
+}
+
+/// A store's tables as they were at one time, for as many sessions as are needed.
+pub(crate) struct Opened(Vec<(Table, Arc<dyn TableProvider>)>);
+
+impl Opened {
+    pub async fn now(store: &Arc<dyn Store>) -> Result<Self> {
+        let mut tables = Vec::new();
+        for table in Table::ALL {
+            tables.push((table, store.provider(table).await?));
+        }
+        Ok(Self(tables))
     }
-    Ok(context)
+
+    fn session(&self, lists: &Arc<Lists>, from: i64, to: i64) -> Result<SessionContext> {
+        let context = session_with_lists(lists.clone(), |config| config.with_target_partitions(1))?;
+        for (table, provider) in &self.0 {
+            let rows = context.read_table(provider.clone())?;
+            let rows = if from > i64::MIN { rows.filter(col("event_time").gt_eq(time(from)))? } else { rows };
+            let rows = if to < i64::MAX { rows.filter(col("event_time").lt(time(to)))? } else { rows };
+            context.register_table(table.name(), rows.into_view())?;
+        }
+        Ok(context)
+    }
 }
 
 fn time(micros: i64) -> Expr {
@@ -104,13 +122,14 @@ impl Engine {
         if !self.rules.iter().any(|live| plan::reach(&live.rule).is_some()) {
             return Ok(findings);
         }
-        let newest = newest(store, &self.options.lists, now).await?;
+        let opened = Opened::now(store).await?;
+        let newest = newest(&opened, &self.options.lists, now).await?;
         let Some(base) = newest.iter().map(|(_, (time, _))| *time).min() else { return Ok(findings) };
         let base = base.saturating_sub(self.options.lateness);
         for rule in 0..self.rules.len() {
             let Some(reach) = plan::reach(&self.rules[rule].rule) else { continue };
-            self.remember_terms(store, rule, base.saturating_sub(reach)).await?;
-            let context = session(store, &self.options.lists, base.saturating_sub(reach), i64::MAX).await?;
+            self.remember_terms(&opened, rule, base.saturating_sub(reach)).await?;
+            let context = opened.session(&self.options.lists, base.saturating_sub(reach), i64::MAX)?;
             self.read(&context, rule, now, apart, &mut findings).await?;
         }
         for (cluster, (time, received)) in newest {
@@ -184,13 +203,13 @@ impl Engine {
     }
 
     /// For a rule of new terms: what was seen on each day that it remembers, up to a time.
-    pub(crate) async fn remember_terms(&mut self, store: &Arc<dyn Store>, rule: usize, until: i64) -> Result<()> {
+    pub(crate) async fn remember_terms(&mut self, opened: &Opened, rule: usize, until: i64) -> Result<()> {
         let live = &self.rules[rule].rule;
         if live.kind != RuleKind::NewTerms {
             return Ok(());
         }
         let from = until.saturating_sub(live.window.map_or(0, Span::micros));
-        let context = session(store, &self.options.lists, from, until).await?;
+        let context = opened.session(&self.options.lists, from, until)?;
         let names = live.group_by.iter().chain(&live.terms);
         let mut columns: Vec<Expr> = names.map(ident).collect();
         columns.push(date_trunc(lit("day"), col("event_time")).alias("event_time"));
@@ -208,8 +227,8 @@ impl Engine {
 }
 
 /// Of each cluster that has sent events lately, the newest event's time, and the last receipt.
-async fn newest(store: &Arc<dyn Store>, lists: &Arc<Lists>, now: i64) -> Result<BTreeMap<String, (i64, i64)>> {
-    let context = session(store, lists, i64::MIN, i64::MAX).await?;
+async fn newest(opened: &Opened, lists: &Arc<Lists>, now: i64) -> Result<BTreeMap<String, (i64, i64)>> {
+    let context = opened.session(lists, i64::MIN, i64::MAX)?;
     let mut newest: BTreeMap<String, (i64, i64)> = BTreeMap::new();
     for table in [Table::Audit, Table::Falco] {
         let lately = col("day").gt_eq(lit(ScalarValue::Date32(i32::try_from((now - KNOWN).div_euclid(DAY)).ok())));
