@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -12,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use vedette_analytics::engine::{Engine, Tables};
 use vedette_benches::Generator;
 use vedette_detections::{Rule, RuleKind, builtin, sql};
-use vedette_schemas::{AuditDecoder, Table, derive};
+use vedette_schemas::{AuditDecoder, EventId, Table, derive};
 
 /// As in the program.
 #[global_allocator]
@@ -104,5 +105,45 @@ fn evaluating(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, evaluating);
+/// From the bytes: decoding and the rules, beside merely parsing the same bytes.
+fn from_bytes(criterion: &mut Criterion) {
+    let runtime: Runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let mut generator = Generator::new(1);
+    let events: Vec<String> = (0..EVENTS)
+        .map(|_| {
+            let mut event = String::new();
+            generator.event(&mut event);
+            event
+        })
+        .collect();
+    let ids: Vec<EventId> = events.iter().map(|event| EventId::of("prod", event.as_bytes())).collect();
+    let mut group = criterion.benchmark_group("from bytes");
+    group.throughput(Throughput::Elements(EVENTS as u64)).sample_size(30);
+    // It writes into what it parses, so that it needs a copy; copying the bytes is a fiftieth of it.
+    let mut buffers = simd_json::Buffers::default();
+    let mut copy = Vec::new();
+    group.bench_function("simd-json borrowed/events", |bencher| {
+        bencher.iter(|| {
+            for event in &events {
+                copy.clear();
+                copy.extend_from_slice(event.as_bytes());
+                black_box(simd_json::to_borrowed_value_with_buffers(&mut copy, &mut buffers).unwrap());
+            }
+        });
+    });
+    let mut engine = runtime.block_on(Engine::new(typical(100))).unwrap();
+    group.bench_function("decode and 100 typical/events", |bencher| {
+        bencher.iter(|| {
+            let mut decoder = AuditDecoder::with_capacity(EVENTS);
+            for (id, event) in ids.iter().zip(&events) {
+                decoder.push_as(*id, "prod", RECEIVED_AT, event.as_bytes()).unwrap();
+            }
+            let tables = Tables::from([(Table::Audit, decoder.finish())]);
+            runtime.block_on(engine.select(&tables)).unwrap()
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, evaluating, from_bytes);
 criterion_main!(benches);

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::unbounded_channel;
@@ -37,9 +37,12 @@ async fn main() {
 }
 
 fn matching(id: String, condition: &str) -> Rule {
-    let first = builtin().unwrap().into_iter().find(|rule| rule.kind == RuleKind::Match && rule.group_by.is_empty());
+    static FIRST: LazyLock<Rule> = LazyLock::new(|| {
+        let plain = |rule: &Rule| rule.kind == RuleKind::Match && rule.group_by.is_empty();
+        builtin().unwrap().into_iter().find(plain).unwrap()
+    });
     let columns = "cluster, event_id, event_time, received_at, user_name, verb, resource, namespace, name";
-    Rule { id, sql: format!("SELECT {columns} FROM audit WHERE {condition}"), ..first.unwrap() }
+    Rule { id, sql: format!("SELECT {columns} FROM audit WHERE {condition}"), ..FIRST.clone() }
 }
 
 fn counting(id: String, condition: &str, least: usize) -> Rule {
@@ -115,16 +118,16 @@ async fn windows() {
     let conditions = [
         "verb = 'get' AND resource = 'secrets' AND user_name LIKE 'oidc:%'",
         "verb = 'list' AND resource = 'secrets'",
-        "verb = 'delete' AND user_name LIKE 'oidc:%'",
+        "verb = 'delete'",
         "response_code = 403",
         "verb = 'create' AND resource = 'pods' AND user_name LIKE 'oidc:%'",
         "subresource = 'exec'",
         "response_code = 401",
-        "verb = 'patch' AND resource = 'deployments' AND user_name LIKE 'oidc:%'",
+        "verb = 'patch' AND resource = 'deployments'",
         "verb = 'create' AND resource = 'rolebindings'",
         "verb = 'create' AND resource = 'clusterroles'",
     ];
-    let windows = conditions.iter().enumerate().map(|(n, c)| counting(format!("w{n}"), c, 200));
+    let windows = conditions.iter().enumerate().map(|(n, c)| counting(format!("w{n}"), c, 2_000));
     rules.extend(windows);
     let mut both = Engine::new(rules).await.unwrap();
     let mut generator = Generator::new(1);
@@ -175,18 +178,19 @@ async fn reload() {
         embedded::Config { path: folder.path().join("journal"), ..Default::default() }.open().unwrap();
     let url = folder.path().join("lake").display().to_string();
     let store: Arc<dyn Store> = lake::Config { url, ..Default::default() }.open().await.unwrap();
-    let rules = |version: i32| {
+    let rules = |version: i32, all: bool| {
         let mut rules = builtin().unwrap();
         let more = 499 - rules.len();
         // Typical conditions, which hold for many events, for nobody: a finding for every other event would be all there is.
         let nobody = |(n, c): (usize, &String)| matching(format!("m{n}"), &format!("({c}) AND name = 'nobody-{n}'"));
         rules.extend(typical(more).iter().enumerate().map(nobody));
-        rules.iter_mut().for_each(|rule| rule.version = version);
+        let keeps = |rule: &Rule| rule.kind != RuleKind::Match || !rule.group_by.is_empty();
+        rules.iter_mut().filter(|rule| all || !keeps(rule)).for_each(|rule| rule.version = version);
         // Says of every event when it was evaluated.
         rules.push(matching("each".into(), "stage = 'ResponseComplete' AND verb = 'get' AND resource = 'secrets'"));
         Arc::new(Ruleset { rules, ..Ruleset::default() })
     };
-    let first = rules(1);
+    let first = rules(1, true);
     let (sender, reloads) = watch::channel(Ok(first.clone()));
     let (listener, mut heard) = unbounded_channel();
     let pipeline = Pipeline::new(Config::default(), journal.clone(), store, first).await.unwrap().following(reloads);
@@ -223,9 +227,10 @@ async fn reload() {
     };
     worst(&mut heard, Instant::now() + Duration::from_secs(10)).await;
     let quiet = worst(&mut heard, Instant::now() + Duration::from_secs(15)).await;
-    for version in 2..5 {
+    for (version, all) in [(2, false), (3, false), (4, true)] {
+        let new = rules(version, all);
         let started = Instant::now();
-        sender.send(Ok(rules(version))).unwrap();
+        sender.send(Ok(new)).unwrap();
         let changed = tokio::spawn({
             let mut live = live.clone();
             async move {
@@ -235,7 +240,8 @@ async fn reload() {
         });
         let during = worst(&mut heard, started + Duration::from_secs(15)).await;
         println!(
-            "500 rules, all changed: live after {:.2} s; the longest from receipt to finding {during:.0} ms, {quiet:.0} ms without",
+            "500 rules, {} changed: live after {:.2} s; the longest from receipt to finding {during:.0} ms, {quiet:.0} ms without",
+            if all { "all" } else { "all that keep nothing" },
             changed.await.unwrap().as_secs_f64()
         );
         live.mark_unchanged();

@@ -190,11 +190,6 @@ impl Engine {
         Ok(())
     }
 
-    /// The ids of its rules.
-    pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.rules.iter().map(|live| live.rule.id.as_str())
-    }
-
     /// Takes over, from an engine that has run the same rules, what they keep and have cost, and how far time has come.
     pub fn inherit(&mut self, from: &mut Engine, rules: impl Fn(&str) -> bool) {
         let places = from.rules.iter().enumerate().map(|(place, live)| (live.rule.id.clone(), place));

@@ -7,11 +7,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use vedette_detections::Ruleset;
+use vedette_detections::{Rule, Ruleset};
 use vedette_schemas::{EventId, Table};
 
 use super::{PipelineError, recent_ids};
-use crate::engine::{Apart, Engine, Finding, Options, Tables};
+use crate::engine::{Apart, Engine, Finding, Options, Tables, reach};
 use crate::store::Store;
 
 /// Where new rules come from: the newest set, or why there is none that can be used.
@@ -30,10 +30,12 @@ pub struct Reload {
 pub struct Ready {
     /// All of them; those that keep rows have none yet.
     pub engine: Engine,
-    /// Those that are new or changed, which know what they look back on, up to what is left in `feed`.
-    pub changed: Engine,
+    /// Those that are new or changed and keep rows, which know what they look back on, up to what is left in `feed`.
+    pub learned: Engine,
+    /// The ids of all that are new or changed.
+    pub changed: HashSet<String>,
     pub feed: UnboundedReceiver<Tables>,
-    /// What the changed ones found on the way.
+    /// What these found on the way.
     pub findings: Vec<Finding>,
     /// Findings that the store has.
     pub known: Vec<EventId>,
@@ -51,7 +53,7 @@ impl Reload {
     ) -> Self {
         let (feed, fed) = unbounded_channel();
         let apart = Apart::default();
-        let changed = Ruleset { rules: set.changed_since(old), ..Ruleset::clone(&set) };
+        let changed = set.changed_since(old);
         let work = build(set.clone(), changed, options, store, known_alerts, apart.clone(), fed);
         let runtime = Handle::current();
         // Planning computes for as long as it takes, which the runtime's own threads are not for.
@@ -82,7 +84,7 @@ impl Reload {
 
 async fn build(
     set: Arc<Ruleset>,
-    changed: Ruleset,
+    changed: Vec<Rule>,
     options: Options,
     store: Arc<dyn Store>,
     known_alerts: usize,
@@ -90,34 +92,41 @@ async fn build(
     mut feed: UnboundedReceiver<Tables>,
 ) -> Result<Ready, String> {
     let options = Options { lists: set.lists.clone(), ..options };
-    let engine = Engine::with(set.rules.clone(), options.clone()).await.map_err(|error| error.to_string())?;
-    let mut changed = Engine::with(changed.rules, options).await.map_err(|error| error.to_string())?;
+    let mut engine = Engine::with(set.rules.clone(), options.clone()).await.map_err(|error| error.to_string())?;
+    let ids = changed.iter().map(|rule| rule.id.clone()).collect();
+    let keeping = changed.into_iter().filter(|rule| reach(rule).is_some()).collect();
+    let mut learned = Engine::with(keeping, options).await.map_err(|error| error.to_string())?;
     let now = chrono::Utc::now().timestamp_micros();
-    let learned = changed.learn_apart(&store, now, &apart).await;
-    let mut findings = learned.map_err(|error| format!("the store does not say what rules look back on: {error}"))?;
+    let found = learned.learn_apart(&store, now, &apart).await;
+    let mut findings = found.map_err(|error| format!("the store does not say what rules look back on: {error}"))?;
     let mut known = Vec::new();
     if let Some(oldest) = findings.iter().map(|finding| finding.received_at).min() {
-        changed.adopt(&store, oldest).await.map_err(|error| error.to_string())?;
+        learned.adopt(&store, oldest).await.map_err(|error| error.to_string())?;
         known = recent_ids(store.as_ref(), Table::Alerts, oldest, known_alerts).await;
     }
+    let mut cold = true;
     while let Ok(tables) = feed.try_recv() {
-        findings.extend(changed.evaluate(&tables, now).await);
+        findings.extend(learned.evaluate(&tables, now).await);
+        if std::mem::take(&mut cold) {
+            // Every condition is asked about texts once; better here than while events wait. A rule that fails at it fails
+            // again, and is taken out, when it is at work.
+            let _ = engine.select(&tables).await;
+        }
     }
-    Ok(Ready { engine, changed, feed, findings, known })
+    Ok(Ready { engine, learned, changed: ids, feed, findings, known })
 }
 
 impl Ready {
-    /// Takes over from the engine at work: what has not changed keeps what it keeps. Returns what the changed rules have found.
+    /// Takes over from the engine at work: what has not changed keeps what it keeps. Returns what those that have learned have found.
     pub async fn take_over(mut self, at_work: &mut Engine, now: i64) -> Vec<Finding> {
         while let Ok(tables) = self.feed.try_recv() {
-            self.findings.extend(self.changed.evaluate(&tables, now).await);
+            self.findings.extend(self.learned.evaluate(&tables, now).await);
         }
-        let changed: HashSet<String> = self.changed.ids().map(str::to_owned).collect();
-        self.engine.inherit(&mut self.changed, |id| changed.contains(id));
-        self.engine.inherit(at_work, |id| !changed.contains(id));
+        self.engine.inherit(&mut self.learned, |id| self.changed.contains(id));
+        self.engine.inherit(at_work, |id| !self.changed.contains(id));
         std::mem::swap(at_work, &mut self.engine);
         // Hundreds of plans take a while to let go of.
-        tokio::task::spawn_blocking(move || drop((self.engine, self.changed)));
+        tokio::task::spawn_blocking(move || drop((self.engine, self.learned)));
         self.findings
     }
 }
