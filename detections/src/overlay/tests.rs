@@ -1,3 +1,5 @@
+//! What an overlay may say, and what is wrong with one.
+
 use super::*;
 
 const RULE: &str = "
