@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -11,7 +12,7 @@ use vedette_detections::Ruleset;
 use vedette_schemas::{EventId, Table};
 
 use super::{PipelineError, recent_ids};
-use crate::engine::{Apart, Engine, Finding, Options, Tables};
+use crate::engine::{Apart, Engine, Finding, Options, Part, Tables};
 use crate::store::Store;
 
 /// Where new rules come from: the newest set, or why there is none that can be used.
@@ -26,8 +27,21 @@ pub struct Reload {
     task: JoinHandle<Result<Ready, String>>,
 }
 
+/// What there is to do.
+pub struct Work {
+    pub set: Arc<Ruleset>,
+    pub options: Options,
+    pub store: Arc<dyn Store>,
+    /// How many findings are remembered.
+    pub known_alerts: usize,
+    /// How long the store may lack events that were evaluated before.
+    pub wait: Duration,
+}
+
 /// New rules, ready to take over.
 pub struct Ready {
+    /// Where rules that look back run beside the others: what takes the place of the others' engine.
+    pub filters: Option<Engine>,
     /// All of them; those that keep rows have none yet.
     pub engine: Engine,
     /// Those that are new or changed, which know what they look back on, up to what is left in `feed`.
@@ -41,18 +55,12 @@ pub struct Ready {
 
 impl Reload {
     /// Starts with what is evaluated and not stored yet.
-    pub fn start(
-        old: &Ruleset,
-        set: Arc<Ruleset>,
-        options: Options,
-        store: Arc<dyn Store>,
-        known_alerts: usize,
-        unstored: impl Iterator<Item = Tables>,
-    ) -> Self {
+    pub fn start(old: &Ruleset, work: Work, unstored: impl Iterator<Item = Tables>) -> Self {
         let (feed, fed) = unbounded_channel();
         let apart = Apart::default();
+        let set = work.set.clone();
         let changed = Ruleset { rules: set.changed_since(old), ..Ruleset::clone(&set) };
-        let work = build(set.clone(), changed, options, store, known_alerts, apart.clone(), fed);
+        let work = build(work, changed, apart.clone(), fed);
         let runtime = Handle::current();
         // Planning computes for as long as it takes, which the runtime's own threads are not for.
         let task = tokio::task::spawn_blocking(move || runtime.block_on(work));
@@ -81,17 +89,22 @@ impl Reload {
 }
 
 async fn build(
-    set: Arc<Ruleset>,
+    Work { set, options, store, known_alerts, wait }: Work,
     changed: Ruleset,
-    options: Options,
-    store: Arc<dyn Store>,
-    known_alerts: usize,
     apart: Apart,
     mut feed: UnboundedReceiver<Tables>,
 ) -> Result<Ready, String> {
     let options = Options { lists: set.lists.clone(), ..options };
+    let mut filters = None;
+    if options.part == Part::Groups {
+        let options = Options { part: Part::Filters, ..options.clone() };
+        filters = Some(Engine::with(set.rules.clone(), options).await.map_err(|error| error.to_string())?);
+    }
     let engine = Engine::with(set.rules.clone(), options.clone()).await.map_err(|error| error.to_string())?;
     let mut changed = Engine::with(changed.rules, options).await.map_err(|error| error.to_string())?;
+    if !changed.is_empty() {
+        tokio::time::sleep(wait).await;
+    }
     let now = chrono::Utc::now().timestamp_micros();
     let learned = changed.learn_apart(&store, now, &apart).await;
     let mut findings = learned.map_err(|error| format!("the store does not say what rules look back on: {error}"))?;
@@ -103,16 +116,21 @@ async fn build(
     while let Ok(tables) = feed.try_recv() {
         findings.extend(changed.evaluate(&tables, now).await);
     }
-    Ok(Ready { engine, changed, feed, findings, known })
+    Ok(Ready { filters, engine, changed, feed, findings, known })
 }
 
 impl Ready {
+    /// The rules that are new or changed.
+    pub fn changed_ids(&self) -> HashSet<String> {
+        self.changed.ids().map(str::to_owned).collect()
+    }
+
     /// Takes over from the engine at work: what has not changed keeps what it keeps. Returns what the changed rules have found.
     pub async fn take_over(mut self, at_work: &mut Engine, now: i64) -> Vec<Finding> {
         while let Ok(tables) = self.feed.try_recv() {
             self.findings.extend(self.changed.evaluate(&tables, now).await);
         }
-        let changed: HashSet<String> = self.changed.ids().map(str::to_owned).collect();
+        let changed = self.changed_ids();
         self.engine.inherit(&mut self.changed, |id| changed.contains(id));
         self.engine.inherit(at_work, |id| !changed.contains(id));
         std::mem::swap(at_work, &mut self.engine);

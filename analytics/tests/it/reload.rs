@@ -133,7 +133,7 @@ async fn over_a_stream(reloads: usize) -> BTreeSet<String> {
     let alerts = "SELECT rule_id || ' ' || alert_id || ' ' || CAST(count AS VARCHAR) AS told FROM alerts \
                   WHERE rule_id NOT LIKE 'added%'";
     let told = rows(&store, alerts).await;
-    told.iter().flat_map(|batch| texts(batch)).collect()
+    told.iter().flat_map(texts).collect()
 }
 
 fn texts(batch: &arrow::array::RecordBatch) -> Vec<String> {
