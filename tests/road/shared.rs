@@ -67,13 +67,18 @@ fn events() -> Vec<(String, CaseEvent)> {
     let (_, command) = events.iter().find(|(_, event)| event.base == "exec_started").unwrap().clone();
     let step = events.len() / COMMANDS + 1;
     for nth in 0..COMMANDS {
-        let mut event = command.clone();
-        let mut body: serde_json::Value = serde_json::from_slice(&event.bytes).unwrap();
-        body["auditID"] = format!("command-{nth}").into();
-        event.bytes = serde_json::to_vec(&body).unwrap();
-        events.insert((nth * (step + 1)).min(events.len()), ("/v1/audit/commands".into(), event));
+        events.insert((nth * (step + 1)).min(events.len()), another(&command, nth));
     }
     events
+}
+
+/// The nth command of the user.
+fn another(command: &CaseEvent, nth: usize) -> (String, CaseEvent) {
+    let mut event = command.clone();
+    let mut body: serde_json::Value = serde_json::from_slice(&event.bytes).unwrap();
+    body["auditID"] = format!("command-{nth}").into();
+    event.bytes = serde_json::to_vec(&body).unwrap();
+    ("/v1/audit/commands".into(), event)
 }
 
 const FOUND: &str = "SELECT rule_id, alert_id, count FROM alerts ORDER BY 1, 2";
@@ -209,5 +214,34 @@ fn kill_9_of_the_owner_and_of_the_other_changes_no_finding() {
     }
     let alone = found_alone();
     agree(&pair.found(&alone), &alone);
+    ingest.drain();
+}
+
+#[test]
+fn a_new_rule_knows_what_both_have_stored_and_sees_what_comes_to_both() {
+    let Some(place) = place() else { return };
+    let file = place.path().join("rules/grouped.yaml");
+    std::fs::remove_file(&file).unwrap();
+    let (ingest, pair) = (place.ingest(), Pair::start(&place));
+    let (_, command) = events().into_iter().find(|(_, event)| event.base == "exec_started").unwrap();
+    let send = |numbers: std::ops::Range<usize>| {
+        for (path, event) in numbers.map(|nth| another(&command, nth)) {
+            assert_eq!(ingest.post(&path, event.bytes).0, 200);
+        }
+    };
+    send(0..COMMANDS);
+    until("all is stored", || place.services.number(STORED) as usize == COMMANDS);
+    std::fs::write(&file, GROUPED).unwrap();
+    let told = |count: usize| {
+        let counted = "SELECT count FROM alerts WHERE rule_id = 'grouped'";
+        until("the rule tells", || place.settings.rows(counted) == [count.to_string()]);
+    };
+    told(COMMANDS);
+    send(COMMANDS..2 * COMMANDS);
+    told(2 * COMMANDS);
+    let [one, two] = pair.processes;
+    one.unwrap().drain();
+    two.unwrap().drain();
+    assert_eq!(place.settings.rows("SELECT count FROM alerts WHERE rule_id = 'grouped'"), ["60"]);
     ingest.drain();
 }
