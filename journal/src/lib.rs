@@ -36,6 +36,8 @@ pub enum JournalError {
     /// A consumer that its group has thrown out for good; a new one may go on.
     #[error("kafka: the consumer is lost: {0}")]
     Lost(String),
+    #[error("this journal has no topic {0}")]
+    NoTopic(Topic),
     #[error("journal is shutting down")]
     Closed,
 }
@@ -92,6 +94,16 @@ pub trait Journal: Send + Sync {
 
     /// Whether the journal can take records now; the error says why not.
     async fn ready(&self) -> Result<(), JournalError>;
+
+    /// Whether several processes may share the work of a consumer group. Only then is there a topic `shared`.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// How many partitions a topic has.
+    async fn partitions(&self, _topic: Topic) -> Result<i32, JournalError> {
+        Ok(1)
+    }
 
     /// A name that tells this journal from any other, for the positions that stores keep.
     fn id(&self) -> String;

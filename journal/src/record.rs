@@ -17,10 +17,13 @@ pub enum Topic {
     Alerts,
     /// What could not be parsed, whole, each with its reason.
     DeadLetters,
+    /// Where several processes share the work: events that pass the filters of rules which look back, as they were received,
+    /// and how far each process has read. One partition, so that one process sees all of it.
+    Shared,
 }
 
 impl Topic {
-    pub const ALL: [Topic; 4] = [Topic::Audit, Topic::Falco, Topic::Alerts, Topic::DeadLetters];
+    pub const ALL: [Topic; 5] = [Topic::Audit, Topic::Falco, Topic::Alerts, Topic::DeadLetters, Topic::Shared];
 
     /// The topic's name in files, metrics and, behind a prefix, in Kafka.
     pub fn name(self) -> &'static str {
@@ -29,6 +32,7 @@ impl Topic {
             Topic::Falco => "falco",
             Topic::Alerts => "alerts",
             Topic::DeadLetters => "dead-letters",
+            Topic::Shared => "shared",
         }
     }
 }
@@ -46,7 +50,7 @@ pub enum Source {
     Audit,
     /// Falco or falcosidekick.
     Falco,
-    /// Vedette itself: findings.
+    /// Vedette itself: findings, and how far a process has read.
     Vedette,
 }
 

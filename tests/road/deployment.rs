@@ -55,7 +55,7 @@ impl Embedded {
 pub struct Staged {
     folder: TempDir,
     ingest: SocketAddr,
-    analytics: SocketAddr,
+    analytics: [SocketAddr; 2],
     pub services: Services,
     pub settings: Settings,
 }
@@ -66,7 +66,7 @@ impl Staged {
         let services = Services::find()?;
         let settings = services.settings(prompt());
         let folder = tempfile::tempdir().unwrap();
-        Some(Self { folder, ingest: free_address(), analytics: free_address(), services, settings })
+        Some(Self { folder, ingest: free_address(), analytics: [free_address(), free_address()], services, settings })
     }
 
     pub fn ingest(&self) -> Program {
@@ -74,6 +74,15 @@ impl Staged {
     }
 
     pub fn analytics(&self) -> Program {
-        Program::start(&self.settings, "analytics", self.analytics, self.folder.path())
+        Program::start(&self.settings, "analytics", self.analytics[0], self.folder.path())
+    }
+
+    /// Another one that shares its work.
+    pub fn analytics_beside(&self) -> Program {
+        Program::start(&self.settings, "analytics", self.analytics[1], self.folder.path())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
     }
 }

@@ -16,3 +16,4 @@ mod program;
 mod recall;
 mod schedule;
 mod services;
+mod shared;

@@ -1,5 +1,6 @@
 //! Rules that look back remember across kill -9: the same findings as if nothing had happened.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::deployment::Embedded;
 use crate::program::{Program, Settings, http, until};
 
 /// Rules of every kind that looks back on rows, and one that does not.
-const RULES: [&str; 6] = [
+pub const RULES: [&str; 6] = [
     "secret_bulk_read",
     "exec_then_shell",
     "granted_then_deployed",
@@ -25,7 +26,7 @@ fn rules() -> Vec<Rule> {
 }
 
 /// The firing cases of the rules, each as a cluster of its own, with the path to send it to.
-fn events() -> Vec<(String, CaseEvent)> {
+pub fn events() -> Vec<(String, CaseEvent)> {
     let firing = |(cluster, rule): (usize, Rule)| {
         let case = rule.tests.iter().find(|test| !test.expect.is_empty()).unwrap();
         let events = case_events(case, &rule).unwrap();
@@ -39,6 +40,16 @@ fn place() -> Embedded {
     let mut place = Embedded::new();
     let folder = place.path().join("rules");
     std::fs::create_dir(&folder).unwrap();
+    copy_rules(&folder);
+    place.settings = std::mem::take(&mut place.settings)
+        .with("ANALYTICS__LATENESS_SECONDS", 1)
+        .with("DETECTIONS__BUILTIN", false)
+        .with("DETECTIONS__PATHS", format!("['{}']", folder.display()));
+    place
+}
+
+/// Puts the rules into a folder.
+pub fn copy_rules(folder: &Path) {
     let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/detections/rules");
     for area in std::fs::read_dir(shipped).unwrap() {
         for id in RULES {
@@ -48,11 +59,6 @@ fn place() -> Embedded {
             }
         }
     }
-    place.settings = std::mem::take(&mut place.settings)
-        .with("ANALYTICS__LATENESS_SECONDS", 1)
-        .with("DETECTIONS__BUILTIN", false)
-        .with("DETECTIONS__PATHS", format!("['{}']", folder.display()));
-    place
 }
 
 /// What is told in the end. New terms wait for time to pass.

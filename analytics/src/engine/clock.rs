@@ -17,6 +17,10 @@ pub struct Clock {
     clusters: BTreeMap<String, Come>,
     /// No watermark is below it.
     floor: i64,
+    /// Up to which receipt everything has been read, as far as others tell; the end of time where it is read here.
+    read: i64,
+    /// What came of clusters beyond it: the newest event by the last receipt and cluster.
+    beyond: BTreeMap<(i64, String), i64>,
 }
 
 /// How far a cluster's events have come. Times are microseconds since 1970.
@@ -35,7 +39,17 @@ const GONE: i64 = 3_600_000_000;
 impl Clock {
     /// `lateness`: how long events are waited for, in microseconds.
     pub fn new(lateness: i64) -> Self {
-        Self { lateness, clusters: BTreeMap::new(), floor: i64::MIN }
+        Self { lateness, clusters: BTreeMap::new(), floor: i64::MIN, read: i64::MAX, beyond: BTreeMap::new() }
+    }
+
+    /// The same for events that others read: what they tell of clusters counts once `go_on` has come to its receipt.
+    pub fn led(lateness: i64) -> Self {
+        Self { read: i64::MIN, ..Self::new(lateness) }
+    }
+
+    /// For each cluster the time of its newest event and the last receipt.
+    pub fn come(&self) -> impl Iterator<Item = (&str, i64, i64)> {
+        self.clusters.iter().map(|(cluster, come)| (cluster.as_str(), come.newest, come.received))
     }
 
     /// Takes note of a batch of events. An event from the future counts as of its receipt, so that one wrong clock can't move
@@ -62,6 +76,11 @@ impl Clock {
 
     /// A cluster's events have come as far as this, the last of them received then.
     pub fn reach(&mut self, cluster: &str, newest: i64, received: i64) {
+        if received > self.read {
+            let beyond = self.beyond.entry((received, cluster.to_owned())).or_insert(newest);
+            *beyond = newest.max(*beyond);
+            return;
+        }
         match self.clusters.get_mut(cluster) {
             Some(come) => {
                 come.newest = come.newest.max(newest);
@@ -73,6 +92,11 @@ impl Clock {
 
     /// Everything that was received up to now has been read.
     pub fn go_on(&mut self, now: i64) {
+        self.read = self.read.max(now);
+        while let Some(first) = self.beyond.first_entry().filter(|first| first.key().0 <= self.read) {
+            let ((received, cluster), newest) = first.remove_entry();
+            self.reach(&cluster, newest, received);
+        }
         for come in self.clusters.values_mut() {
             let since = now.saturating_sub(come.received).max(0);
             come.told = come.told.max(come.newest.saturating_add(since).saturating_sub(self.lateness));
@@ -81,6 +105,10 @@ impl Clock {
 
     /// Time has come as far as another clock says, too.
     pub fn unite(&mut self, other: &Clock) {
+        self.read = self.read.max(other.read);
+        for ((received, cluster), newest) in &other.beyond {
+            self.reach(cluster, *newest, *received);
+        }
         for (cluster, come) in &other.clusters {
             self.reach(cluster, come.newest, come.received);
             if let Some(own) = self.clusters.get_mut(cluster) {
@@ -107,5 +135,38 @@ impl Clock {
         let Some(last) = last else { return self.floor };
         let alive = self.clusters.values().filter(|come| come.received > last - GONE);
         alive.map(|come| come.newest).min().map_or(self.floor, |newest| newest.saturating_sub(self.lateness))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_that_others_tell_counts_once_all_of_them_have_read_so_far() {
+        let mut clock = Clock::led(10);
+        clock.reach("a", 1_000, 1_005);
+        clock.reach("a", 900, 905);
+        assert_eq!(clock.watermark("a"), i64::MIN);
+        clock.go_on(905);
+        assert_eq!(clock.watermark("a"), 890);
+        // It goes on at the speed of time, but not to what is beyond.
+        clock.go_on(950);
+        assert_eq!(clock.watermark("a"), 935);
+        clock.go_on(1_005);
+        assert_eq!(clock.watermark("a"), 990);
+    }
+
+    #[test]
+    fn what_is_beyond_stays_beyond_in_another_clock() {
+        let mut clock = Clock::led(10);
+        clock.reach("a", 1_000, 1_005);
+        clock.go_on(900);
+        let mut other = Clock::led(10);
+        other.unite(&clock);
+        other.go_on(1_004);
+        assert_eq!(other.watermark("a"), i64::MIN);
+        other.go_on(1_005);
+        assert_eq!(other.watermark("a"), 990);
     }
 }

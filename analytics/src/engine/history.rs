@@ -20,7 +20,7 @@ use vedette_detections::{Lists, RuleKind, Span};
 use vedette_schemas::{EventId, Table};
 
 use super::state::State;
-use super::{Engine, Finding, plan};
+use super::{Engine, Finding, Part, plan};
 use crate::store::{Store, StoreError};
 
 type Result<T> = std::result::Result<T, HistoryError>;
@@ -84,9 +84,7 @@ impl Apart {
         if ids.is_empty() {
             return Ok(batch);
         }
-        let keep: Vec<bool> = event_ids(&batch).map(|id| !id.is_some_and(|id| ids.contains(&id))).collect();
-        // Rows without events of their own are not among them.
-        if keep.is_empty() { Ok(batch) } else { filter_record_batch(&batch, &BooleanArray::from(keep)) }
+        without(batch, &ids)
     }
 
     fn ids(&self) -> MutexGuard<'_, HashSet<EventId>> {
@@ -95,11 +93,38 @@ impl Apart {
 }
 
 /// The events of a batch's rows; nothing if it does not name them.
-fn event_ids(batch: &RecordBatch) -> impl Iterator<Item = Option<EventId>> {
+pub(super) fn event_ids(batch: &RecordBatch) -> impl Iterator<Item = Option<EventId>> {
     // Where rows are aggregated, the event's own columns go beside those of the rule.
     let column = batch.column_by_name("__event_id").or_else(|| batch.column_by_name("event_id"));
     let ids = column.and_then(|column| column.as_string_view_opt());
     ids.into_iter().flat_map(|ids| ids.iter().map(|id| id.and_then(EventId::parse)))
+}
+
+/// Batches without the rows of these events.
+pub(super) fn without_any(
+    batches: Vec<RecordBatch>,
+    events: &HashSet<EventId>,
+) -> std::result::Result<Vec<RecordBatch>, DataFusionError> {
+    if events.is_empty() {
+        return Ok(batches);
+    }
+    let without = |batch| without(batch, events).map_err(DataFusionError::from);
+    batches.into_iter().map(without).collect()
+}
+
+fn without(batch: RecordBatch, events: &HashSet<EventId>) -> std::result::Result<RecordBatch, ArrowError> {
+    let keep: Vec<bool> = event_ids(&batch).map(|id| !id.is_some_and(|id| events.contains(&id))).collect();
+    // Rows without events of their own are not among them.
+    if keep.is_empty() { Ok(batch) } else { filter_record_batch(&batch, &BooleanArray::from(keep)) }
+}
+
+/// The ids alone of the rows of a batch that passed a filter.
+pub(super) fn ids(
+    batch: &RecordBatch,
+    passed: &BooleanArray,
+) -> std::result::Result<Vec<RecordBatch>, DataFusionError> {
+    let column = batch.schema().index_of("event_id")?;
+    Ok(vec![filter_record_batch(&batch.project(&[column])?, passed)?])
 }
 
 /// How long a cluster may have been silent and still be known, in microseconds.
@@ -119,7 +144,7 @@ impl Engine {
     pub async fn learn_apart(&mut self, store: &Arc<dyn Store>, now: i64, apart: &Apart) -> Result<Vec<Finding>> {
         let mut findings = Vec::new();
         self.batches += 1;
-        if !self.rules.iter().any(|live| plan::reach(&live.rule).is_some()) {
+        if self.options.part == Part::Filters || !self.rules.iter().any(|live| plan::reach(&live.rule).is_some()) {
             return Ok(findings);
         }
         let opened = Opened::now(store).await?;
@@ -192,6 +217,9 @@ impl Engine {
                 let columns = columns.collect::<std::result::Result<_, DataFusionError>>()?;
                 let batch = RecordBatch::try_new(schema.clone(), columns).map_err(DataFusionError::from)?;
                 let batch = apart.without(batch).map_err(DataFusionError::from)?;
+                if self.options.part == Part::Groups {
+                    self.note_learned(rule, number, &batch);
+                }
                 let live = &mut self.rules[rule];
                 if let Err(error) = live.take(number, Ok(vec![batch]), now, &mut self.open, findings) {
                     findings.push(live.fail(&error, now));
@@ -200,6 +228,15 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Events come from other processes as well as from the store. Which of them a rule's input has from the store depends on
+    /// when it was read.
+    fn note_learned(&mut self, rule: usize, number: usize, batch: &RecordBatch) {
+        let mut taps = self.rooms.values_mut().flat_map(|room| &mut room.taps);
+        if let Some(tap) = taps.find(|tap| tap.rule == rule && tap.number == number) {
+            tap.learned.extend(event_ids(batch).flatten());
+        }
     }
 
     /// For a rule of new terms: what was seen on each day that it remembers, up to a time.

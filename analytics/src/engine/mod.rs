@@ -8,12 +8,13 @@ pub mod history;
 mod input;
 mod inspect;
 mod open;
+mod part;
 mod plan;
 mod report;
 mod slot;
 mod state;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +25,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use metrics::Counter;
 use vedette_detections::sql::session_with_lists;
 use vedette_detections::{Lists, Rule, RuleKind};
-use vedette_schemas::Table;
+use vedette_schemas::{EventId, Table};
 
 use clock::Clock;
 use conditions::{Conditions, Rows};
@@ -33,6 +34,7 @@ pub use finding::{Finding, json_rows};
 pub use history::{Apart, HistoryError};
 use input::Input;
 use open::Open;
+pub use part::Part;
 pub use plan::reach;
 pub use report::report;
 use state::{Hits, State};
@@ -56,6 +58,7 @@ pub type Tables = BTreeMap<Table, RecordBatch>;
 /// What the engine may be told.
 #[derive(Clone, Debug)]
 pub struct Options {
+    pub part: Part,
     pub lists: Arc<Lists>,
     /// How long events that come out of order are waited for, in microseconds.
     pub lateness: i64,
@@ -65,7 +68,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { lists: Arc::default(), lateness: 60_000_000, state_bytes: 1 << 30 }
+        Self { part: Part::All, lists: Arc::default(), lateness: 60_000_000, state_bytes: 1 << 30 }
     }
 }
 
@@ -75,6 +78,8 @@ struct Live {
     /// What it keeps, if it looks at more than one row.
     state: Option<State>,
     subject: Option<Subject>,
+    /// Whether it looks back elsewhere, on the events that pass its filters here.
+    elsewhere: bool,
     hits: Counter,
     micros: Counter,
     /// Time spent on it so far.
@@ -103,6 +108,8 @@ struct Tap {
     /// The input's place among the rule's.
     number: usize,
     input: Input,
+    /// Events that it was given from the store and may be given again.
+    learned: HashSet<EventId>,
 }
 
 /// The inputs that read one table, evaluated together.
@@ -129,6 +136,8 @@ pub struct Engine {
     rooms: BTreeMap<Table, Room>,
     clock: Clock,
     open: Open,
+    /// Events of the last batch that rules look back on elsewhere.
+    wanted: HashSet<EventId>,
     batches: u64,
 }
 
@@ -148,14 +157,21 @@ impl Engine {
         let one_thread = |config: SessionConfig| config.with_target_partitions(1);
         let mut engine = Self {
             context: session_with_lists(options.lists.clone(), one_thread)?,
-            clock: Clock::new(options.lateness),
+            clock: match options.part {
+                Part::Groups => Clock::led(options.lateness),
+                Part::All | Part::Filters => Clock::new(options.lateness),
+            },
             options,
             rules: Vec::new(),
             rooms: BTreeMap::new(),
             open: Open::default(),
+            wanted: HashSet::new(),
             batches: 0,
         };
         for rule in rules {
+            if engine.options.part == Part::Groups && plan::reach(&rule).is_none() {
+                continue;
+            }
             let id = rule.id.clone();
             let failed = |reason: DataFusionError| EngineError::Rule { rule: id, reason: reason.to_string() };
             let planned = match rule.kind {
@@ -168,14 +184,18 @@ impl Engine {
     }
 
     async fn add(&mut self, rule: Rule) -> Result<(), DataFusionError> {
-        let planned = plan::plan(&self.context, &rule).await?;
+        let mut planned = plan::plan(&self.context, &rule).await?;
+        let elsewhere = self.options.part == Part::Filters && plan::reach(&rule).is_some();
+        if elsewhere {
+            (planned.state, planned.subject) = (None, None);
+        }
         for (number, (mut input, filters)) in planned.inputs.into_iter().enumerate() {
             let table = input.table;
             let new =
                 || Room { conditions: Conditions::new(table.schema()), taps: Vec::new(), looking: Duration::ZERO };
             let room = self.rooms.entry(table).or_insert_with(new);
             input.program = room.conditions.add(&self.context, &filters)?;
-            room.taps.push(Tap { rule: self.rules.len(), number, input });
+            room.taps.push(Tap { rule: self.rules.len(), number, input, learned: HashSet::new() });
         }
         self.rules.push(Live {
             hits: metrics::counter!("vedette_rule_hits_total", "rule" => rule.id.clone()),
@@ -183,6 +203,7 @@ impl Engine {
             rule,
             state: planned.state,
             subject: planned.subject,
+            elsewhere,
             spent: Spent::default(),
             failed: false,
             shortened_at: i64::MIN,
@@ -201,6 +222,7 @@ impl Engine {
             live.failed = old.failed;
             live.shortened_at = old.shortened_at;
         }
+        self.inherit_learned(from, &rules);
         self.open.unite(std::mem::take(&mut from.open), rules);
         self.clock.unite(&from.clock);
         self.batches += from.batches;
@@ -223,18 +245,28 @@ impl Engine {
     /// The findings of one batch. A rule that fails is taken out, and a finding says so; the others go on.
     pub async fn evaluate(&mut self, tables: &Tables, now: i64) -> Vec<Finding> {
         self.batches += 1;
+        self.wanted.clear();
         let mut findings = Vec::new();
         for (table, batch) in tables {
             let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
             for (tap, outcome) in room.outcomes(&self.rules, &self.context, batch).await {
-                let (live, number) = (&mut self.rules[room.taps[tap].rule], room.taps[tap].number);
+                let Tap { rule, number, learned, .. } = &room.taps[tap];
+                let (live, number) = (&mut self.rules[*rule], *number);
+                let outcome = outcome.and_then(|rows| history::without_any(rows, learned));
+                if live.elsewhere
+                    && let Ok(rows) = &outcome
+                {
+                    self.wanted.extend(rows.iter().flat_map(history::event_ids).flatten());
+                    continue;
+                }
                 if let Err(error) = live.take(number, outcome, now, &mut self.open, &mut findings) {
                     findings.push(live.fail(&error, now));
                 }
             }
         }
-        for table in [Table::Audit, Table::Falco] {
-            tables.get(&table).into_iter().for_each(|batch| self.clock.observe(batch));
+        let observed = if self.options.part == Part::Groups { &[][..] } else { &[Table::Audit, Table::Falco] };
+        for table in observed {
+            tables.get(table).into_iter().for_each(|batch| self.clock.observe(batch));
         }
         self.advance(now, &mut findings).await;
         findings
@@ -250,10 +282,11 @@ impl Engine {
         findings
     }
 
-    /// The findings that are due because time has gone on and no events came: all that was received up to now has been read.
-    pub async fn go_on(&mut self, now: i64) -> Vec<Finding> {
+    /// The findings that are due because time has gone on and no events came: all that was received up to `until` has been
+    /// read, in microseconds since 1970.
+    pub async fn go_on(&mut self, until: i64, now: i64) -> Vec<Finding> {
         self.batches += 1;
-        self.clock.go_on(now);
+        self.clock.go_on(until);
         let mut findings = Vec::new();
         self.advance(now, &mut findings).await;
         findings
@@ -279,7 +312,7 @@ impl Engine {
             }
             live.took(started.elapsed());
         }
-        if self.batches.is_multiple_of(WEIGH) {
+        if self.options.part != Part::Filters && self.batches.is_multiple_of(WEIGH) {
             self.weigh(now, findings);
         }
     }
@@ -349,6 +382,7 @@ impl Room {
             });
             match rows {
                 Ok(rows) if rows.is_empty() => {}
+                Ok(rows) if rules[tap.rule].elsewhere => outcomes.push((index, history::ids(batch, &rows.filter()))),
                 Ok(rows) => outcomes.push((index, tap.input.rows(context, batch, &rows).await)),
                 Err(error) => outcomes.push((index, Err(error))),
             }
@@ -405,7 +439,9 @@ impl Live {
     }
 
     fn took(&self, time: Duration) {
-        self.micros.absolute(self.spent.add(time).as_micros() as u64);
+        // In a process that shares the work, a rule runs in two engines.
+        let spent = self.spent.add(time);
+        self.micros.increment((spent.as_micros() - (spent - time).as_micros()) as u64);
     }
 
     /// Adds the time since `started` to what the rule has cost, and starts anew.

@@ -1,6 +1,6 @@
 //! Records of the journal to rows of the tables.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray};
@@ -31,6 +31,8 @@ pub struct Decoded {
 pub struct Fresh {
     pub tables: Tables,
     pub counts: Counts,
+    /// Rows that were seen before and left out.
+    pub again: BTreeMap<Table, u64>,
 }
 
 /// Decodes off the runtime's own threads.
@@ -46,8 +48,8 @@ fn decode_now(records: Vec<Delivered>) -> Decoded {
     for Delivered { partition, record, .. } in records {
         let Record { id, cluster, received_at, payload, .. } = &record;
         let row = (*id, cluster.clone());
-        let result = match source(partition.topic) {
-            Some(Source::Falco) => falco.push_as(*id, cluster, *received_at, payload).map(|()| falco_rows.push(row)),
+        let result = match source(partition.topic).unwrap_or(record.source) {
+            Source::Falco => falco.push_as(*id, cluster, *received_at, payload).map(|()| falco_rows.push(row)),
             _ => audit.push_as(*id, cluster, *received_at, payload).map(|()| audit_rows.push(row)),
         };
         if let Err(error) = result {
@@ -80,7 +82,7 @@ impl Decoded {
                 fresh.tables.insert(table, batch);
                 continue;
             }
-            metrics::counter!("vedette_events_duplicate_total", "table" => table.name()).increment(again as u64);
+            fresh.again.insert(table, again as u64);
             let batch = filter_record_batch(&batch, &BooleanArray::from(new))
                 .map_err(|error| PipelineError::Decode(error.to_string()))?;
             if batch.num_rows() > 0 {

@@ -4,9 +4,11 @@ mod alerts;
 mod config;
 mod decode;
 mod flush;
+mod progress;
 mod reload;
 mod rules;
 mod seen;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use vedette_journal::{
 };
 use vedette_schemas::{EventId, Table};
 
-use crate::engine::{Engine, EngineError, Finding};
+use crate::engine::{Engine, EngineError, Finding, Part};
 use crate::store::{Store, StoreError};
 pub(crate) use alerts::{announce, records};
 pub use alerts::{batch, rows};
@@ -33,6 +35,7 @@ use reload::Reload;
 pub use reload::Reloads;
 use seen::Ahead;
 pub(crate) use seen::Seen;
+use shared::Sharing;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PipelineError {
@@ -55,7 +58,9 @@ pub struct Pipeline {
     live: watch::Sender<Arc<Ruleset>>,
     reloads: Option<Reloads>,
     reload: Option<Reload>,
+    /// Runs all rules, or, where several processes share the work, those that keep nothing.
     engine: Engine,
+    sharing: Option<Sharing>,
     /// Whether the engine knows what the store holds of what rules look back on.
     learned: bool,
     /// When time was last passed on to rules that wait, and repeats were told.
@@ -83,7 +88,9 @@ impl Pipeline {
         store: Arc<dyn Store>,
         set: Arc<Ruleset>,
     ) -> Result<Self, PipelineError> {
-        let engine = rules::planned(&config, &set).await?;
+        let sharing = journal.is_shared().then(Sharing::new);
+        let part = if sharing.is_some() { Part::Filters } else { Part::All };
+        let engine = rules::planned(&config, &set, part).await?;
         let events = Seen::new(config.seen_events);
         let alerts = Seen::new(config.seen_alerts);
         let pending = Pending::new(journal.id());
@@ -95,7 +102,8 @@ impl Pipeline {
             reloads: None,
             reload: None,
             engine,
-            learned: false,
+            learned: sharing.is_some(),
+            sharing,
             passed: Instant::now(),
             events,
             alerts,
@@ -134,7 +142,9 @@ impl Pipeline {
     ) -> Result<(), PipelineError> {
         self.on_finding = on_finding;
         self.store.migrate().await?;
-        let mut consumer = self.journal.subscribe(&self.config.group, &[Topic::Audit, Topic::Falco]).await?;
+        let shared = self.sharing.iter().map(|_| Topic::Shared);
+        let topics: Vec<Topic> = [Topic::Audit, Topic::Falco].into_iter().chain(shared).collect();
+        let mut consumer = self.journal.subscribe(&self.config.group, &topics).await?;
         tracing::info!(rules = self.engine.len(), journal = %self.journal.id(), "detection runs");
         let mut lag_checked = Instant::now();
         while !shutdown.is_cancelled() {
@@ -169,22 +179,29 @@ impl Pipeline {
         self.elect(&polled);
         match polled {
             Polled::Records(records) => self.take(records).await?,
-            Polled::Assigned(_) => {
+            Polled::Assigned(partitions) => {
                 self.learned = false;
                 self.postpone_reload();
                 self.known_since = i64::MAX;
                 self.uncommitted.clear();
+                self.assigned(&partitions).await?;
             }
-            Polled::Revoking(_) => match tokio::time::timeout(HAND_OVER, self.settle(consumer)).await {
-                Ok(settled) => settled?,
-                Err(_) => {
-                    tracing::warn!(
-                        "the store takes too long to hand partitions over; their new owner starts from before"
-                    );
-                    self.forget();
+            Polled::Revoking(_) => {
+                match tokio::time::timeout(HAND_OVER, self.settle(consumer)).await {
+                    Ok(settled) => settled?,
+                    Err(_) => {
+                        tracing::warn!(
+                            "the store takes too long to hand partitions over; their new owner starts from before"
+                        );
+                        self.forget();
+                    }
                 }
-            },
-            Polled::Idle => self.pass(i64::MAX).await?,
+                self.revoked();
+            }
+            Polled::Idle => {
+                self.catch_up(consumer).await;
+                self.pass(None).await?;
+            }
         }
         self.turn(consumer).await?;
         self.renew().await?;
@@ -202,35 +219,60 @@ impl Pipeline {
     async fn take(&mut self, records: Vec<Delivered>) -> Result<(), PipelineError> {
         self.learn().await?;
         self.seed(&records).await;
-        let oldest = records.iter().map(|delivered| delivered.record.received_at).min().unwrap_or_default();
         self.pending.cover(&records);
+        let (shared, own): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|delivered| delivered.partition.topic == Topic::Shared);
+        let oldest = own.iter().map(|delivered| delivered.record.received_at).min();
+        if !own.is_empty() {
+            self.take_own(own).await?;
+        }
+        if !shared.is_empty() {
+            self.take_shared(shared).await?;
+        }
+        self.pass(oldest).await
+    }
+
+    async fn take_own(&mut self, records: Vec<Delivered>) -> Result<(), PipelineError> {
+        let sharing = self.sharing.is_some();
+        let originals = records.iter().filter(|_| sharing).map(|delivered| delivered.record.clone()).collect();
         let mut decoded = decode::decode(records).await?;
         self.bury(std::mem::take(&mut decoded.dead)).await?;
         let fresh = decoded.only_fresh(&mut self.events, &self.ahead)?;
         let now = chrono::Utc::now().timestamp_micros();
-        if let Some(reload) = &self.reload {
+        if let Some(reload) = self.reload.as_ref().filter(|_| !sharing) {
             reload.feed(&fresh.tables);
         }
         let mut findings = self.engine.evaluate(&fresh.tables, now).await;
+        self.share(originals).await?;
         findings.retain(|finding| self.alerts.insert(finding.alert_id));
+        for (table, events) in &fresh.again {
+            metrics::counter!("vedette_events_duplicate_total", "table" => table.name()).increment(*events);
+        }
         for (cluster, events) in &fresh.counts {
             metrics::counter!("vedette_events_evaluated_total", "cluster" => cluster.to_string()).increment(*events);
         }
         let alerts = self.raise(findings).await?;
         self.pending.add(fresh, alerts);
-        self.pass(oldest).await
+        Ok(())
     }
 
-    /// Lets time go on for rules that wait, once what is read is as good as new; `oldest` is the receipt of the oldest record
-    /// just read, in microseconds since 1970, and the end of time if there was none.
-    async fn pass(&mut self, oldest: i64) -> Result<(), PipelineError> {
+    /// Lets time go on for rules that wait, once what is read is as good as new, or tells who runs them; `oldest` is the receipt of
+    /// the oldest event just read, in microseconds since 1970, and `None` if there was none.
+    async fn pass(&mut self, oldest: Option<i64>) -> Result<(), PipelineError> {
+        if self.passed.elapsed() < EVERY_PASS {
+            return Ok(());
+        }
         let now = chrono::Utc::now().timestamp_micros();
-        if self.passed.elapsed() < EVERY_PASS || oldest < now - UP_TO_DATE {
+        if self.sharing.is_some() {
+            self.passed = Instant::now();
+            return self.tell_progress(oldest).await;
+        }
+        if oldest.is_some_and(|oldest| oldest < now - UP_TO_DATE) {
             return Ok(());
         }
         self.passed = Instant::now();
         self.learn().await?;
-        let findings = self.engine.go_on(now).await;
+        let findings = self.engine.go_on(now, now).await;
         self.tell(findings).await
     }
 
@@ -245,7 +287,7 @@ impl Pipeline {
 
     /// Tells how often what was found before has been found again.
     async fn tell_repeats(&mut self) -> Result<(), PipelineError> {
-        let repeats = self.engine.repeats();
+        let repeats = self.keeping().repeats();
         if repeats.is_empty() {
             return Ok(());
         }
@@ -309,7 +351,7 @@ impl Pipeline {
         if oldest >= self.known_since {
             return;
         }
-        let since = oldest - i64::from(self.config.seen_minutes) * 60_000_000;
+        let since = self.before(oldest);
         for table in [Table::Audit, Table::Falco, Table::Alerts] {
             let seen = if table == Table::Alerts { &mut self.alerts } else { &mut self.events };
             let ids = recent_ids(self.store.as_ref(), table, since, seen.capacity()).await;
@@ -324,6 +366,11 @@ impl Pipeline {
             self.ahead.insert(table, ahead);
         }
         self.known_since = since;
+    }
+
+    /// So long before a receipt, in microseconds since 1970, that what belongs to it is not missed.
+    fn before(&self, received_at: i64) -> i64 {
+        received_at - i64::from(self.config.seen_minutes) * 60_000_000
     }
 
     /// Starts a flush that is due and commits one that is done.
@@ -421,11 +468,11 @@ const DERIVED: [Table; 3] = [Table::Containers, Table::RoleRules, Table::RoleSub
 /// How many events each cluster has in a batch.
 type Counts = BTreeMap<Arc<str>, u64>;
 
-/// The source that a topic's records are decoded as.
+/// The source that a topic's records are decoded as; `None` if they say it themselves.
 fn source(topic: Topic) -> Option<Source> {
     match topic {
         Topic::Audit => Some(Source::Audit),
         Topic::Falco => Some(Source::Falco),
-        Topic::Alerts | Topic::DeadLetters => None,
+        Topic::Alerts | Topic::DeadLetters | Topic::Shared => None,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -11,7 +12,7 @@ use vedette_detections::{Rule, Ruleset};
 use vedette_schemas::{EventId, Table};
 
 use super::{PipelineError, recent_ids};
-use crate::engine::{Apart, Engine, Finding, Options, Tables, reach};
+use crate::engine::{Apart, Engine, Finding, Options, Part, Tables, reach};
 use crate::store::Store;
 
 /// Where new rules come from: the newest set, or why there is none that can be used.
@@ -26,8 +27,21 @@ pub struct Reload {
     task: JoinHandle<Result<Ready, String>>,
 }
 
+/// What there is to do.
+pub struct Work {
+    pub set: Arc<Ruleset>,
+    pub options: Options,
+    pub store: Arc<dyn Store>,
+    /// How many findings are remembered.
+    pub known_alerts: usize,
+    /// How long the store may lack events that were evaluated before.
+    pub wait: Duration,
+}
+
 /// New rules, ready to take over.
 pub struct Ready {
+    /// Where rules that look back run beside the others: what takes the place of the others' engine.
+    pub filters: Option<Engine>,
     /// All of them; those that keep rows have none yet.
     pub engine: Engine,
     /// Those that are new or changed and keep rows, which know what they look back on, up to what is left in `feed`.
@@ -43,18 +57,11 @@ pub struct Ready {
 
 impl Reload {
     /// Starts with what is evaluated and not stored yet.
-    pub fn start(
-        old: &Ruleset,
-        set: Arc<Ruleset>,
-        options: Options,
-        store: Arc<dyn Store>,
-        known_alerts: usize,
-        unstored: impl Iterator<Item = Tables>,
-    ) -> Self {
+    pub fn start(old: &Ruleset, work: Work, unstored: impl Iterator<Item = Tables>) -> Self {
         let (feed, fed) = unbounded_channel();
         let apart = Apart::default();
-        let changed = set.changed_since(old);
-        let work = build(set.clone(), changed, options, store, known_alerts, apart.clone(), fed);
+        let set = work.set.clone();
+        let work = build(work, set.changed_since(old), apart.clone(), fed);
         let runtime = Handle::current();
         // Planning computes for as long as it takes, which the runtime's own threads are not for.
         let task = tokio::task::spawn_blocking(move || runtime.block_on(work));
@@ -83,19 +90,24 @@ impl Reload {
 }
 
 async fn build(
-    set: Arc<Ruleset>,
+    Work { set, options, store, known_alerts, wait }: Work,
     changed: Vec<Rule>,
-    options: Options,
-    store: Arc<dyn Store>,
-    known_alerts: usize,
     apart: Apart,
     mut feed: UnboundedReceiver<Tables>,
 ) -> Result<Ready, String> {
     let options = Options { lists: set.lists.clone(), ..options };
+    let mut filters = None;
+    if options.part == Part::Groups {
+        let options = Options { part: Part::Filters, ..options.clone() };
+        filters = Some(Engine::with(set.rules.clone(), options).await.map_err(|error| error.to_string())?);
+    }
     let mut engine = Engine::with(set.rules.clone(), options.clone()).await.map_err(|error| error.to_string())?;
     let ids = changed.iter().map(|rule| rule.id.clone()).collect();
     let keeping = changed.into_iter().filter(|rule| reach(rule).is_some()).collect();
     let mut learned = Engine::with(keeping, options).await.map_err(|error| error.to_string())?;
+    if !learned.is_empty() {
+        tokio::time::sleep(wait).await;
+    }
     let now = chrono::Utc::now().timestamp_micros();
     let found = learned.learn_apart(&store, now, &apart).await;
     let mut findings = found.map_err(|error| format!("the store does not say what rules look back on: {error}"))?;
@@ -113,7 +125,7 @@ async fn build(
             let _ = engine.select(&tables).await;
         }
     }
-    Ok(Ready { engine, learned, changed: ids, feed, findings, known })
+    Ok(Ready { filters, engine, learned, changed: ids, feed, findings, known })
 }
 
 impl Ready {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use vedette_detections::Ruleset;
 use vedette_schemas::Table;
 
-use super::reload::{Ready, Reload};
+use super::reload::{Ready, Reload, Work};
 use super::{Config, Pipeline, PipelineError, recent_ids};
-use crate::engine::{Engine, EngineError, Finding, HistoryError, Options};
+use crate::engine::{Engine, EngineError, Finding, HistoryError, Options, Part};
 
 impl Pipeline {
     /// Learns from the store what rules look back on: after a start, and when partitions came from another process.
@@ -19,8 +19,8 @@ impl Pipeline {
         let mut wait = Duration::from_millis(200);
         let started = Instant::now();
         let findings = loop {
-            if !self.engine.is_new() {
-                self.engine = planned(&self.config, &self.live_set()).await?;
+            if !self.keeping().is_new() {
+                *self.keeping() = planned(&self.config, &self.live_set(), self.part()).await?;
             }
             match self.learned_from_store(chrono::Utc::now().timestamp_micros()).await {
                 Ok(findings) => break findings,
@@ -34,7 +34,13 @@ impl Pipeline {
         self.learned = true;
         tracing::info!(seconds = started.elapsed().as_secs_f64(), "rules know what they look back on");
         // What was found before a stop is known by its id.
-        let oldest = findings.iter().map(|finding| finding.received_at).min();
+        let mut oldest = findings.iter().map(|finding| finding.received_at).min();
+        if let Some(owner) = self.sharing.as_mut().and_then(|sharing| sharing.owner.as_mut()) {
+            let now = chrono::Utc::now().timestamp_micros();
+            owner.learned_at = now;
+            // What waits for time is found later, whoever told of it before.
+            oldest = oldest.min(Some(now)).or(Some(now)).map(|oldest| oldest.min(now - owner.engine.reach_back()));
+        }
         if let Some(oldest) = oldest {
             let known = recent_ids(self.store.as_ref(), Table::Alerts, oldest, self.alerts.capacity()).await;
             for id in known {
@@ -45,9 +51,11 @@ impl Pipeline {
     }
 
     async fn learned_from_store(&mut self, now: i64) -> Result<Vec<Finding>, HistoryError> {
-        let findings = self.engine.learn(&self.store, now).await?;
+        let store = self.store.clone();
+        let engine = self.keeping();
+        let findings = engine.learn(&store, now).await?;
         if let Some(oldest) = findings.iter().map(|finding| finding.received_at).min() {
-            self.engine.adopt(&self.store, oldest).await?;
+            engine.adopt(&store, oldest).await?;
         }
         Ok(findings)
     }
@@ -78,27 +86,54 @@ impl Pipeline {
         };
         if self.learned {
             let (old, store, known) = (self.live_set(), self.store.clone(), self.alerts.capacity());
-            let unstored = self.pending.tables();
-            self.reload = Some(Reload::start(&old, set, self.config.engine(), store, known, unstored));
+            let (part, options) = (self.part(), self.config.engine());
+            let work =
+                Work { set, options: Options { part, ..options }, store, known_alerts: known, wait: Duration::ZERO };
+            self.reload = Some(match part {
+                Part::All => Reload::start(&old, work, self.pending.tables()),
+                // What is evaluated here is stored elsewhere, a while later.
+                Part::Groups => Reload::start(&old, Work { wait: self.until_stored(), ..work }, std::iter::empty()),
+                Part::Filters => Reload::start(&old, work, std::iter::empty()),
+            });
             return Ok(());
         }
         // Before anything is evaluated there is nothing to take over.
-        match planned(&self.config, &set).await {
-            Ok(engine) => {
-                self.engine = engine;
-                self.renewed(set);
-            }
+        match self.plan_anew(&set).await {
+            Ok(()) => self.renewed(set),
             Err(error) => refused(&error.to_string()),
         }
         Ok(())
     }
 
-    async fn swap(&mut self, ready: Ready, set: Arc<Ruleset>) -> Result<(), PipelineError> {
+    async fn plan_anew(&mut self, set: &Ruleset) -> Result<(), EngineError> {
+        let part = if self.sharing.is_some() { Part::Filters } else { Part::All };
+        let engine = planned(&self.config, set, part).await?;
+        if self.part() == Part::Groups {
+            *self.keeping() = planned(&self.config, set, Part::Groups).await?;
+        }
+        self.engine = engine;
+        Ok(())
+    }
+
+    /// How long it takes at most, if nothing is wrong, until other processes have stored what they passed on.
+    fn until_stored(&self) -> Duration {
+        Duration::from_secs(self.config.flush_seconds) + STORING
+    }
+
+    async fn swap(&mut self, mut ready: Ready, set: Arc<Ruleset>) -> Result<(), PipelineError> {
         let started = Instant::now();
+        if let Some(mut filters) = ready.filters.take() {
+            filters.inherit(&mut self.engine, |id| !ready.changed.contains(id));
+            self.engine = filters;
+        }
         for id in &ready.known {
             self.alerts.insert(*id);
         }
-        let findings = ready.take_over(&mut self.engine, chrono::Utc::now().timestamp_micros()).await;
+        let now = chrono::Utc::now().timestamp_micros();
+        let findings = ready.take_over(self.keeping(), now).await;
+        if let Some(owner) = self.sharing.as_mut().and_then(|sharing| sharing.owner.as_mut()) {
+            owner.learned_at = now;
+        }
         metrics::histogram!("vedette_rules_swap_seconds").record(started.elapsed().as_secs_f64());
         self.renewed(set);
         self.tell(findings).await
@@ -118,13 +153,16 @@ impl Pipeline {
         }
     }
 
-    fn live_set(&self) -> Arc<Ruleset> {
+    pub(super) fn live_set(&self) -> Arc<Ruleset> {
         self.live.borrow().clone()
     }
 }
 
-pub(super) async fn planned(config: &Config, set: &Ruleset) -> Result<Engine, EngineError> {
-    let options = Options { lists: set.lists.clone(), ..config.engine() };
+/// What a store takes for a write, generously.
+const STORING: Duration = Duration::from_secs(30);
+
+pub(super) async fn planned(config: &Config, set: &Ruleset, part: Part) -> Result<Engine, EngineError> {
+    let options = Options { part, lists: set.lists.clone(), ..config.engine() };
     Engine::with(set.rules.clone(), options).await
 }
 

@@ -11,7 +11,7 @@ use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, builtin, case_ev
 use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Table, derive};
 
 /// A year after the start of every case.
-const END: i64 = CASE_START + 365 * 86_400_000_000;
+pub const END: i64 = CASE_START + 365 * 86_400_000_000;
 
 fn stateful() -> Vec<Rule> {
     builtin().unwrap().into_iter().filter(|rule| !matches!(rule.kind, RuleKind::Match | RuleKind::Scheduled)).collect()
@@ -71,7 +71,7 @@ pub fn history(rule: &Rule) -> Vec<CaseEvent> {
 }
 
 /// Each finding with its last count.
-fn counted(findings: &[Finding]) -> BTreeMap<EventId, i64> {
+pub fn counted(findings: &[Finding]) -> BTreeMap<EventId, i64> {
     assert!(findings.iter().all(|finding| finding.rule_id != RULE_FAILED), "{findings:#?}");
     findings.iter().map(|finding| (finding.alert_id, finding.count)).collect()
 }

@@ -8,3 +8,4 @@ mod lake;
 mod pipeline;
 mod reload;
 mod schedule;
+mod shared;

@@ -54,6 +54,9 @@ use self::writer::{Append, Command, Writer};
 use crate::record::{Record, Topic};
 use crate::{Consumer, Journal, JournalError, Positions};
 
+/// One process reads it, so there is nothing to share.
+const TOPICS: [Topic; 4] = [Topic::Audit, Topic::Falco, Topic::Alerts, Topic::DeadLetters];
+
 /// What may wait for the disk, a topic. Appends beyond it wait before they are encoded.
 const BUDGET_BYTES: u32 = 64 << 20;
 
@@ -91,7 +94,7 @@ impl Config {
         let lock = lock(&self.path)?;
         let id = identify(&self.path)?;
         let groups = Arc::new(Groups::load(self.path.join("groups"))?);
-        let topics = Topic::ALL.iter().map(|&topic| self.open_topic(topic, &groups)).collect::<Result<_, _>>()?;
+        let topics = TOPICS.iter().map(|&topic| self.open_topic(topic, &groups)).collect::<Result<_, _>>()?;
         sync_dir(&self.path)?;
         let inner = Inner { id, groups, topics, encoders: Encoders::new(), _lock: lock };
         Ok(Arc::new(Embedded { inner: Arc::new(inner) }))
@@ -185,9 +188,9 @@ impl Drop for OpenTopic {
 }
 
 impl Inner {
-    /// `Topic::ALL` and the open topics are in the same order.
+    /// `TOPICS` and the open topics are in the same order.
     fn topic(&self, topic: Topic) -> &OpenTopic {
-        let place = Topic::ALL.iter().position(|&other| other == topic).unwrap_or(0);
+        let place = TOPICS.iter().position(|&other| other == topic).unwrap_or(0);
         &self.topics[place]
     }
 
@@ -227,6 +230,9 @@ impl Journal for Embedded {
         if records.is_empty() {
             return Ok(());
         }
+        if !TOPICS.contains(&topic) {
+            return Err(JournalError::NoTopic(topic));
+        }
         let largest = records.iter().map(encoded_size).max().unwrap_or(0);
         if largest > MAX_RECORD {
             return Err(JournalError::TooLarge { bytes: largest, limit: MAX_RECORD });
@@ -245,6 +251,9 @@ impl Journal for Embedded {
     }
 
     async fn subscribe(&self, group: &str, topics: &[Topic]) -> Result<Box<dyn Consumer>, JournalError> {
+        if let Some(topic) = topics.iter().find(|topic| !TOPICS.contains(topic)) {
+            return Err(JournalError::NoTopic(*topic));
+        }
         let (journal, name, wanted) = (self.inner.clone(), group.to_owned(), topics.to_vec());
         let join = move || journal.join(&name, &wanted);
         let readers = tokio::task::spawn_blocking(join).await.map_err(|_| JournalError::Closed)??;

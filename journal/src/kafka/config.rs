@@ -15,9 +15,10 @@ use crate::Topic;
 pub struct Config {
     /// Bootstrap brokers, `host:port`, separated by commas.
     pub brokers: String,
-    /// What the names of topics and consumer groups begin with: `vedette.audit`, `vedette.falco`, `vedette.alerts`, `vedette.dead-letters`.
+    /// What the names of topics and consumer groups begin with: `vedette.audit`, `vedette.falco`,
+    /// `vedette.alerts`, `vedette.dead-letters`, `vedette.shared`.
     pub topic_prefix: String,
-    /// Partitions of a topic that Vedette creates: the most `analytics` processes that can share its work.
+    /// Partitions of a topic that Vedette creates: the most `analytics` processes that can share its work. `shared` has one.
     pub partitions: i32,
     /// Replicas of a topic that Vedette creates. 3 in production: the topics then get `min.insync.replicas` 2, so that
     /// an acknowledged event survives the loss of a broker.

@@ -33,7 +33,12 @@ pub(super) fn size(record: &Record) -> usize {
     OVERHEAD + record.payload.len() + record.cluster.len() + record.reason.as_ref().map_or(0, String::len)
 }
 
-pub(super) fn encode<'a>(topic: &'a str, key: &'a [u8; 16], record: &'a Record) -> FutureRecord<'a, [u8; 16], [u8]> {
+/// A message to a topic, given with its name in Kafka.
+pub(super) fn encode<'a>(
+    (topic, name): (Topic, &'a str),
+    key: &'a [u8; 16],
+    record: &'a Record,
+) -> FutureRecord<'a, [u8; 16], [u8]> {
     let received_at = record.received_at.to_string();
     let mut headers = OwnedHeaders::new_with_capacity(4)
         .insert(Header { key: CLUSTER, value: Some(&*record.cluster) })
@@ -42,7 +47,9 @@ pub(super) fn encode<'a>(topic: &'a str, key: &'a [u8; 16], record: &'a Record) 
     if let Some(reason) = &record.reason {
         headers = headers.insert(Header { key: REASON, value: Some(reason) });
     }
-    FutureRecord::to(topic).key(key).payload(&record.payload[..]).headers(headers)
+    let message = FutureRecord::to(name).key(key).payload(&record.payload[..]).headers(headers);
+    // One process has to see all of it, also where somebody made the topic with more partitions.
+    if topic == Topic::Shared { message.partition(0) } else { message }
 }
 
 /// The record of a message. What another producer left out is filled in, for its event is still an event.
@@ -53,7 +60,7 @@ pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
         source: match topic {
             Topic::Audit | Topic::DeadLetters => Source::Audit,
             Topic::Falco => Source::Falco,
-            Topic::Alerts => Source::Vedette,
+            Topic::Alerts | Topic::Shared => Source::Vedette,
         },
         received_at: 0,
         reason: None,

@@ -54,13 +54,13 @@ impl Kafka {
     async fn enqueue(
         &self,
         producer: &FutureProducer,
-        name: &str,
+        topic: (Topic, &str),
         record: &Record,
         deadline: Instant,
     ) -> Result<DeliveryFuture, JournalError> {
         let key = message::key(record);
         loop {
-            match producer.send_result(message::encode(name, &key, record)) {
+            match producer.send_result(message::encode(topic, &key, record)) {
                 Ok(delivery) => return Ok(delivery),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if Instant::now() < deadline => {
                     metrics::counter!("vedette_kafka_queue_full_total").increment(1);
@@ -85,12 +85,13 @@ impl Kafka {
         }
     }
 
-    async fn send(&self, producer: &FutureProducer, name: &str, records: &[Record]) -> Result<(), JournalError> {
+    async fn send(&self, producer: &FutureProducer, topic: Topic, records: &[Record]) -> Result<(), JournalError> {
+        let name = self.config.topic(topic);
         let deadline = Instant::now() + Duration::from_millis(self.config.delivery_timeout_ms);
         let mut deliveries = Vec::with_capacity(records.len());
         let mut outcome = Ok(());
         for record in records {
-            match self.enqueue(producer, name, record, deadline).await {
+            match self.enqueue(producer, (topic, &name), record, deadline).await {
                 Ok(delivery) => deliveries.push(delivery),
                 Err(error) => {
                     outcome = Err(error);
@@ -118,7 +119,7 @@ impl Journal for Kafka {
             return Err(JournalError::TooLarge { bytes, limit: MAX_MESSAGE_BYTES });
         }
         let producer = self.producer();
-        let outcome = self.send(&producer, &self.config.topic(topic), &records).await;
+        let outcome = self.send(&producer, topic, &records).await;
         if outcome.is_err() {
             self.revive(&producer);
         }
@@ -139,6 +140,19 @@ impl Journal for Kafka {
         match problem.into_iter().next() {
             None => Ok(()),
             Some(code) => Err(JournalError::Kafka(RDKafkaErrorCode::from(code).to_string())),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    async fn partitions(&self, topic: Topic) -> Result<i32, JournalError> {
+        let (producer, name) = (self.producer(), self.config.topic(topic));
+        let metadata = blocking(move || producer.client().fetch_metadata(Some(&name), METADATA_TIMEOUT)).await??;
+        match metadata.topics().iter().map(|topic| topic.partitions().len()).sum::<usize>() {
+            0 => Err(JournalError::Kafka(format!("topic {topic} has no partitions"))),
+            partitions => Ok(i32::try_from(partitions).unwrap_or(i32::MAX)),
         }
     }
 

@@ -18,9 +18,13 @@ pub(super) async fn create(config: &Config) -> Result<(), JournalError> {
     };
     let (admin, existing) = blocking(ask).await?;
     let existing = existing?;
-    let names = Topic::ALL.map(|topic| config.topic(topic));
-    let missing: Vec<&str> = names.iter().map(String::as_str).filter(|name| !existing.contains(*name)).collect();
+    let topics = Topic::ALL.map(|topic| (config.topic(topic), partitions(config, topic)));
+    let missing: Vec<_> = topics.into_iter().filter(|(name, _)| !existing.contains(name)).collect();
     if missing.is_empty() { Ok(()) } else { create_all(config, &admin, &missing).await }
+}
+
+fn partitions(config: &Config, topic: Topic) -> i32 {
+    if topic == Topic::Shared { 1 } else { config.partitions }
 }
 
 /// The topics that this client may see. All are asked for: asked for one by its name, a broker with
@@ -33,16 +37,16 @@ fn existing_names(admin: &AdminClient<DefaultClientContext>) -> Result<BTreeSet<
 async fn create_all(
     config: &Config,
     admin: &AdminClient<DefaultClientContext>,
-    names: &[&str],
+    missing: &[(String, i32)],
 ) -> Result<(), JournalError> {
     let retention_ms = (u64::from(config.retention_hours) * 3_600_000).to_string();
     let max_message_bytes = MAX_MESSAGE_BYTES.to_string();
     // With three replicas one may be away and acknowledged events still lie on two.
     let min_insync = if config.replication >= 3 { "2" } else { "1" };
-    let topics: Vec<NewTopic<'_>> = names
+    let topics: Vec<NewTopic<'_>> = missing
         .iter()
-        .map(|name| {
-            NewTopic::new(name, config.partitions, TopicReplication::Fixed(config.replication))
+        .map(|(name, partitions)| {
+            NewTopic::new(name, *partitions, TopicReplication::Fixed(config.replication))
                 .set("cleanup.policy", "delete")
                 .set("retention.ms", &retention_ms)
                 .set("max.message.bytes", &max_message_bytes)
@@ -57,7 +61,7 @@ async fn create_all(
         AdminOptions::new().request_timeout(Some(METADATA_TIMEOUT * 2)).operation_timeout(Some(METADATA_TIMEOUT));
     for outcome in admin.create_topics(&topics, &options).await? {
         match outcome {
-            Ok(name) => tracing::info!(topic = name, partitions = config.partitions, "topic created"),
+            Ok(name) => tracing::info!(topic = name, "topic created"),
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
             Err((name, code)) => return Err(JournalError::Kafka(format!("topic {name} can't be created: {code}"))),
         }
