@@ -400,11 +400,14 @@ async fn python_reads_the_same_rows() {
         }
     }
     lake.maintain().await.unwrap();
-    let script = "import sys, deltalake\n\
+    // It leaves at once: pyarrow's threads, taken down with the interpreter, now and then abort it.
+    let script = "import os, sys, deltalake\n\
         for name in sys.argv[2:]:\n\
         \x20   t = deltalake.DeltaTable(sys.argv[1] + '/' + name).to_pyarrow_table()\n\
         \x20   clusters = sorted(set(t['cluster'].to_pylist()))\n\
-        \x20   print(name, t.num_rows, len(t.column_names), clusters)\n";
+        \x20   print(name, t.num_rows, len(t.column_names), clusters)\n\
+        sys.stdout.flush()\n\
+        os._exit(0)\n";
     let names: Vec<&str> = Table::ALL.iter().map(|table| table.name()).collect();
     let mut command = std::process::Command::new(python);
     let output = command.arg("-c").arg(script).arg(folder.path().join("lake")).args(&names).output().unwrap();
