@@ -35,7 +35,11 @@ fn simple() -> impl Strategy<Value = String> {
         "ResponseComplete",
         "",
     ]);
-    let pattern = select(vec!["%", "system:%", "%kube%", "oidc:user_%", "k%", "", "%s"]);
+    let pattern =
+        select(vec!["%", "system:%", "%kube%", "oidc:user_%", "k%", "", "%s", "%pod_%", "/api%s", "%a%b%", "%=%"]);
+    let text = select(vec!["request_uri", "name", "source_ip", "request_object"]);
+    let part =
+        select(vec!["/", "s", "pods", "/api/v1/", "watch=true", "a", "kube", "-", "1", "exec", "e", "v1", "", "é"]);
     let regex = select(vec!["^system:", "(admin|root)", "[0-9]{2}", "^$", "e"]);
     let number = select(vec![0, 200, 201, 403, 404, 500]);
     let path = select(vec![
@@ -61,7 +65,13 @@ fn simple() -> impl Strategy<Value = String> {
             .prop_map(|(l, a, b, not)| format!("{l} {} ('{a}', '{b}')", if not { "NOT IN" } else { "IN" })),
         (label.clone(), pattern.clone(), any::<bool>())
             .prop_map(|(l, p, not)| format!("{l} {} '{p}'", if not { "NOT LIKE" } else { "LIKE" })),
-        (select(vec!["request_uri", "name", "source_ip"]), pattern).prop_map(|(c, p)| format!("{c} LIKE '{p}'")),
+        (text.clone(), pattern, any::<bool>())
+            .prop_map(|(c, p, not)| format!("{c} {} '{p}'", if not { "NOT LIKE" } else { "LIKE" })),
+        (text.clone(), select(vec!["~", "!~", "~*", "!~*"]), regex.clone())
+            .prop_map(|(c, o, r)| format!("{c} {o} '{r}'")),
+        (text.clone(), regex.clone()).prop_map(|(c, r)| format!("regexp_like({c}, '{r}')")),
+        (select(vec!["contains", "starts_with", "ends_with"]), text, part)
+            .prop_map(|(f, c, p)| format!("{f}({c}, '{p}')")),
         (label.clone(), regex).prop_map(|(l, r)| format!("{l} ~ '{r}'")),
         (label.clone(), any::<bool>()).prop_map(|(l, not)| format!("{l} IS {}NULL", if not { "NOT " } else { "" })),
         (label.clone(), label.clone()).prop_map(|(a, b)| format!("{a} = {b}")),

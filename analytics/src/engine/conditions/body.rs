@@ -1,15 +1,18 @@
 //! Values inside JSON bodies: every path that rules ask for, found in one pass over a body.
 //!
-//! A call such as `json_get_str(request_object, 'spec', 'type')` becomes the same call on a column of its own that holds the
-//! text of the value at that path.
+//! A call such as `json_get_str(request_object, 'spec', 'type')` becomes a column of its own: the same call on the text of the
+//! value at that path, made once for all conditions that read it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use datafusion::common::{Result, ScalarValue, internal_err};
+use datafusion::common::{Column, DFSchema, Result, ScalarValue, internal_datafusion_err, internal_err};
 use datafusion::logical_expr::Expr;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::prelude::SessionContext;
 use vedette_schemas::{Paths, Step, paths};
 
 use super::rows::Rows;
@@ -24,10 +27,28 @@ pub struct Bodies {
     columns: BTreeMap<usize, Paths>,
     /// The column and the steps of each path, and its number among the column's.
     known: Vec<(usize, Vec<Step>, usize)>,
+    calls: Vec<Call>,
     scratch: paths::Scratch,
     /// This batch's: the rows that were looked into, and each path's values there.
     looked: Option<Rows>,
     values: Vec<ArrayRef>,
+}
+
+/// A call that is answered from the value at a path.
+struct Call {
+    text: String,
+    path: usize,
+    /// Has the value's text alone.
+    schema: SchemaRef,
+    expr: Arc<dyn PhysicalExpr>,
+    kind: DataType,
+    /// This batch's answers, one for each row looked into, once somebody has asked.
+    answers: Option<ArrayRef>,
+}
+
+/// The column that a call becomes, by its number.
+pub fn column(call: usize) -> Column {
+    Column::new_unqualified(format!("__call_{call}"))
 }
 
 /// The column and the path of a call that can be answered from the path's value alone. A key that spells a number may mean a
@@ -50,33 +71,63 @@ fn path_of(expr: &Expr) -> Option<(&str, Vec<Step>)> {
 }
 
 impl Bodies {
-    /// The number of the path that a call asks for, if it is one that is found in the common pass, and the name of its
-    /// column. `column` finds a column's place by its name.
-    pub fn add(&mut self, expr: &Expr, column: impl Fn(&str) -> Option<usize>) -> Option<usize> {
-        let (name, steps) = path_of(expr)?;
-        let column = column(name)?;
-        if let Some(known) = self.known.iter().position(|path| path.0 == column && path.1 == steps) {
-            return Some(known);
+    /// The number of a call, if it is one that is answered from what the common pass finds. `column` finds a column's place by
+    /// its name.
+    pub fn add(
+        &mut self,
+        context: &SessionContext,
+        expr: &Expr,
+        column: impl Fn(&str) -> Option<usize>,
+    ) -> Result<Option<usize>> {
+        let Some((name, steps)) = path_of(expr) else { return Ok(None) };
+        let (Some(column), Expr::ScalarFunction(call)) = (column(name), expr) else { return Ok(None) };
+        let text = expr.to_string();
+        if let Some(known) = self.calls.iter().position(|call| call.text == text) {
+            return Ok(Some(known));
         }
-        let number = self.columns.entry(column).or_default().add(&steps);
-        self.known.push((column, steps, number));
-        Some(self.known.len() - 1)
+        let path = self.known.iter().position(|path| path.0 == column && path.1 == steps).unwrap_or_else(|| {
+            let number = self.columns.entry(column).or_default().add(&steps);
+            self.known.push((column, steps, number));
+            self.known.len() - 1
+        });
+        let schema = Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8View, true)]));
+        let mut call = call.clone();
+        call.args = vec![Expr::Column(Column::new_unqualified("value"))];
+        let known = DFSchema::try_from(schema.as_ref().clone())?;
+        let expr = context.create_physical_expr(Expr::ScalarFunction(call), &known)?;
+        let kind = expr.data_type(&schema)?;
+        self.calls.push(Call { text, path, schema, expr, kind, answers: None });
+        Ok(Some(self.calls.len() - 1))
+    }
+
+    /// The type of a call's answers.
+    pub fn kind(&self, call: usize) -> DataType {
+        self.calls[call].kind.clone()
     }
 
     /// Forgets the last batch.
     pub fn begin(&mut self) {
         self.looked = None;
         self.values.clear();
+        self.calls.iter_mut().for_each(|call| call.answers = None);
     }
 
     /// The rows looked into.
-    pub fn looked(&self) -> Option<&Rows> {
-        self.looked.as_ref()
+    pub fn looked(&self) -> Result<&Rows> {
+        let looked = self.looked.as_ref();
+        looked.ok_or_else(|| internal_datafusion_err!("bodies are asked about before they are looked into"))
     }
 
-    /// A path's values, one for each row looked into.
-    pub fn values(&self, path: usize) -> ArrayRef {
-        self.values[path].clone()
+    /// A call's answers, one for each row looked into.
+    pub fn answers(&mut self, call: usize) -> Result<ArrayRef> {
+        let Call { path, schema, expr, answers, .. } = &mut self.calls[call];
+        if let Some(answers) = answers {
+            return Ok(answers.clone());
+        }
+        let values = RecordBatch::try_new(schema.clone(), vec![self.values[*path].clone()])?;
+        let array = expr.evaluate(&values)?.into_array(values.num_rows())?;
+        *answers = Some(array.clone());
+        Ok(array)
     }
 
     /// Looks into the bodies of some rows.

@@ -13,14 +13,15 @@ use datafusion::physical_expr::PhysicalExpr;
 use vedette_detections::functions;
 
 use super::rows::Rows;
+use super::search::Search;
 
 /// Where a column that a condition reads comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The table's column.
     Column(usize),
-    /// A value inside a body: its number among the paths.
-    Path(usize),
+    /// What a call finds in a body: its number among the calls.
+    Call(usize),
 }
 
 /// How a condition is evaluated.
@@ -59,6 +60,8 @@ pub struct Leaf {
     /// Has the columns of `origins`, in their order.
     pub schema: SchemaRef,
     pub expr: Arc<dyn PhysicalExpr>,
+    /// The condition as a search: `expr` is not needed then.
+    pub search: Option<Search>,
 }
 
 impl Leaf {

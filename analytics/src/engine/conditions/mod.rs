@@ -9,6 +9,7 @@ mod body;
 mod labels;
 mod leaf;
 mod rows;
+mod search;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use arrow::compute::filter;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, Result, internal_datafusion_err};
+use datafusion::common::{Column, DFSchema, Result};
 use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::prelude::SessionContext;
@@ -28,6 +29,7 @@ use labels::Labels;
 pub use leaf::How;
 use leaf::{Leaf, Origin};
 pub use rows::Rows;
+use search::Searches;
 
 /// From this cost on, a leaf sees only the rows that cheaper ones left.
 const SELECTIVE: u32 = 8;
@@ -69,6 +71,7 @@ pub struct Conditions {
     leaves: Vec<Leaf>,
     known: HashMap<String, usize>,
     labels: BTreeMap<usize, Labels>,
+    searches: Searches,
     bodies: Bodies,
     /// This batch's rows of each leaf that was evaluated over all of them.
     whole: Vec<Option<Rows>>,
@@ -78,8 +81,16 @@ pub struct Conditions {
 
 impl Conditions {
     pub fn new(schema: SchemaRef) -> Self {
-        let (leaves, known, labels) = Default::default();
-        Self { schema, leaves, known, labels, bodies: Bodies::default(), whole: Vec::new(), parts: Parts::default() }
+        Self {
+            schema,
+            leaves: Vec::new(),
+            known: HashMap::new(),
+            labels: BTreeMap::new(),
+            searches: Searches::default(),
+            bodies: Bodies::default(),
+            whole: Vec::new(),
+            parts: Parts::default(),
+        }
     }
 
     /// Takes a scan's filters apart.
@@ -146,18 +157,13 @@ impl Conditions {
     fn compile(&mut self, context: &SessionContext, text: String, expr: Expr) -> Result<Leaf> {
         let full = DFSchema::try_from(self.schema.as_ref().clone())?;
         let fallible = leaf::fallible(&expr, &full);
-        let (schema, bodies) = (self.schema.clone(), &mut self.bodies);
-        let mut paths = Vec::new();
+        let mut calls = Vec::new();
         // From the outside in: what stands inside a call that is answered by its path needs no column of its own.
         let expr = expr.transform_down(|e| {
-            Ok(match bodies.add(&e, |name| schema.index_of(name).ok()) {
-                Some(path) => {
-                    if !paths.contains(&path) {
-                        paths.push(path);
-                    }
-                    let Expr::ScalarFunction(mut call) = e else { return Ok(Transformed::no(e)) };
-                    call.args = vec![Expr::Column(Column::new_unqualified(path_name(path)))];
-                    Transformed::new(Expr::ScalarFunction(call), true, TreeNodeRecursion::Jump)
+            Ok(match self.bodies.add(context, &e, |name| self.schema.index_of(name).ok())? {
+                Some(call) => {
+                    calls.push(call);
+                    Transformed::new(Expr::Column(body::column(call)), true, TreeNodeRecursion::Jump)
                 }
                 None => Transformed::no(e),
             })
@@ -166,10 +172,10 @@ impl Conditions {
         let mut origins = Vec::new();
         let mut fields = Vec::new();
         for column in expr.column_refs() {
-            match paths.iter().find(|path| path_name(**path) == column.name) {
-                Some(path) => {
-                    origins.push(Origin::Path(*path));
-                    fields.push(Field::new(&column.name, DataType::Utf8View, true));
+            match calls.iter().find(|call| body::column(**call) == *column) {
+                Some(call) => {
+                    origins.push(Origin::Call(*call));
+                    fields.push(Field::new(&column.name, self.bodies.kind(*call), true));
                 }
                 None => {
                     let index = self.schema.index_of(&column.name)?;
@@ -181,9 +187,9 @@ impl Conditions {
         }
         let schema = Arc::new(Schema::new(fields));
         let cost = leaf::cost(&expr);
-        let physical = context.create_physical_expr(expr, &DFSchema::try_from(schema.as_ref().clone())?)?;
+        let physical = context.create_physical_expr(expr.clone(), &DFSchema::try_from(schema.as_ref().clone())?)?;
         let how = match origins[..] {
-            _ if !paths.is_empty() => How::Body,
+            _ if !calls.is_empty() => How::Body,
             _ if fallible => How::Survivors,
             [Origin::Column(column)] if matches!(self.schema.field(column).data_type(), DataType::Dictionary(..)) => {
                 How::Label(column, (0, 0))
@@ -191,7 +197,8 @@ impl Conditions {
             _ if cost >= SELECTIVE => How::Survivors,
             _ => How::Whole,
         };
-        Ok(Leaf { text, how, cost, origins, fallible, schema, expr: physical })
+        let search = if how == How::Survivors { self.searches.add(&expr, &self.schema) } else { None };
+        Ok(Leaf { text, how, cost, origins, fallible, schema, expr: physical, search })
     }
 
     fn cost(&self, term: &Term) -> u32 {
@@ -247,6 +254,7 @@ impl Conditions {
         self.whole.clear();
         self.whole.resize(self.leaves.len(), None);
         self.labels.values_mut().for_each(Labels::begin);
+        self.searches.begin();
         self.bodies.begin();
         self.parts.clear();
     }
@@ -300,12 +308,18 @@ impl Conditions {
                 let Some(labels) = self.labels.get_mut(&column) else { return Ok(()) };
                 left.intersect(labels.rows(&self.leaves, batch, column, place)?);
             }
-            How::Survivors => *left = leaf.survivors(batch, left, &mut self.parts)?,
-            How::Body if leaf.fallible => *left = leaf.in_bodies(batch, &self.bodies, left)?,
+            How::Survivors => match &leaf.search {
+                Some(search) => self.searches.narrow(batch, search, left)?,
+                None => *left = leaf.survivors(batch, left, &mut self.parts)?,
+            },
+            How::Body if leaf.fallible => *left = leaf.in_bodies(batch, &mut self.bodies, left)?,
             How::Whole | How::Body => {
                 if self.whole[number].is_none() {
                     self.whole[number] = Some(match leaf.how {
-                        How::Body => leaf.in_bodies(batch, &self.bodies, looked(&self.bodies)?)?,
+                        How::Body => {
+                            let looked = self.bodies.looked()?.clone();
+                            leaf.in_bodies(batch, &mut self.bodies, &looked)?
+                        }
                         _ => leaf.over(leaf.columns(batch), batch.num_rows())?,
                     });
                 }
@@ -340,16 +354,12 @@ impl Parts {
     }
 }
 
-fn looked(bodies: &Bodies) -> Result<&Rows> {
-    bodies.looked().ok_or_else(|| internal_datafusion_err!("bodies are asked about before they are looked into"))
-}
-
 impl Leaf {
     /// The columns it reads; those from bodies are left out.
     fn columns(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
         let columns = self.origins.iter().filter_map(|origin| match origin {
             Origin::Column(column) => Some(batch.column(*column).clone()),
-            Origin::Path(_) => None,
+            Origin::Call(_) => None,
         });
         columns.collect()
     }
@@ -362,27 +372,27 @@ impl Leaf {
         }
         let columns = self.origins.iter().filter_map(|origin| match origin {
             Origin::Column(column) => Some(parts.part(batch, *column, left)),
-            Origin::Path(_) => None,
+            Origin::Call(_) => None,
         });
         Ok(left.keep(&self.over(columns.collect::<Result<_>>()?, count)?))
     }
 
     /// Of some rows that were looked into, those that pass.
-    fn in_bodies(&self, batch: &RecordBatch, bodies: &Bodies, left: &Rows) -> Result<Rows> {
-        let places = left.places(looked(bodies)?).filter();
+    fn in_bodies(&self, batch: &RecordBatch, bodies: &mut Bodies, left: &Rows) -> Result<Rows> {
+        let looked = bodies.looked()?;
+        // Every row that was looked into: the calls' answers are there as they are needed.
+        let places = (left != looked).then(|| left.places(looked).filter());
         let mask = left.filter();
-        let columns = self.origins.iter().map(|origin| {
-            Ok(match origin {
-                Origin::Column(column) => filter(batch.column(*column), &mask)?,
-                Origin::Path(path) => filter(&bodies.values(*path), &places)?,
-            })
-        });
-        Ok(left.keep(&self.over(columns.collect::<Result<_>>()?, left.count())?))
+        let mut columns = Vec::with_capacity(self.origins.len());
+        for origin in &self.origins {
+            columns.push(match (origin, &places) {
+                (Origin::Column(column), _) => filter(batch.column(*column), &mask)?,
+                (Origin::Call(call), Some(places)) => filter(&bodies.answers(*call)?, places)?,
+                (Origin::Call(call), None) => bodies.answers(*call)?,
+            });
+        }
+        Ok(left.keep(&self.over(columns, left.count())?))
     }
-}
-
-fn path_name(path: usize) -> String {
-    format!("__path_{path}")
 }
 
 /// Scans filter one table, so that the qualifier says nothing; without it, two rules' equal conditions are one leaf.

@@ -70,6 +70,25 @@ impl Rows {
         self.words.iter_mut().zip(&other.words).for_each(|(word, other)| *word &= !other);
     }
 
+    /// Adds a row.
+    pub fn insert(&mut self, row: usize) {
+        self.words[row / BITS] |= 1 << (row % BITS);
+    }
+
+    /// Leaves the rows that pass a test.
+    pub fn retain(&mut self, test: impl Fn(usize) -> bool) {
+        for (at, word) in self.words.iter_mut().enumerate() {
+            let mut left = *word;
+            while left != 0 {
+                let lowest = left & left.wrapping_neg();
+                left ^= lowest;
+                if !test(at * BITS + lowest.trailing_zeros() as usize) {
+                    *word ^= lowest;
+                }
+            }
+        }
+    }
+
     /// The numbers of the rows, in order.
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         self.words.iter().enumerate().flat_map(|(at, word)| {
