@@ -23,6 +23,8 @@ pub struct Paths {
 struct Node {
     path: Option<usize>,
     keys: Vec<Child<String>>,
+    /// A bit for each length that a key has.
+    lengths: u64,
     places: Vec<Child<usize>>,
 }
 
@@ -48,7 +50,10 @@ impl Paths {
         let mut node = &mut self.root;
         for step in path {
             node = match step {
-                Step::Key(key) => child(&mut node.keys, key, ends(key.as_bytes())),
+                Step::Key(key) => {
+                    node.lengths |= length(key);
+                    child(&mut node.keys, key, ends(key.as_bytes()))
+                }
                 Step::Index(index) => child(&mut node.places, index, [0; 2]),
             };
         }
@@ -77,6 +82,11 @@ impl Paths {
         // A body that ends early has no more to find.
         let _ = walk.value(&self.root, found, true);
     }
+}
+
+/// The bit of a key's length; all long ones have the same.
+fn length(key: &str) -> u64 {
+    1 << key.len().min(63)
 }
 
 fn child<'n, K: PartialEq + Clone>(children: &'n mut Vec<Child<K>>, step: &K, ends: [u64; 2]) -> &'n mut Node {
@@ -161,6 +171,9 @@ impl<'a> Walk<'a, '_> {
         if escaped {
             let key = unescape(raw).0;
             return node.keys.iter().position(|child| child.step == *key).filter(|place| !met(*place));
+        }
+        if node.lengths & length(raw) == 0 {
+            return None;
         }
         let ends = ends(raw.as_bytes());
         let is = |child: &Child<String>| {
