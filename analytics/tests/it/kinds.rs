@@ -7,7 +7,8 @@ use std::sync::Arc;
 use vedette_analytics::backtest::backtest;
 use vedette_analytics::engine::{Engine, Finding, RULE_FAILED, Tables, check};
 use vedette_analytics::store::{Store, Write, lake};
-use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, builtin, case_events};
+use vedette_detections::rule::RuleTest;
+use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, Span, builtin, case_events};
 use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Table, derive};
 
 /// A year after the start of every case.
@@ -76,6 +77,23 @@ pub fn counted(findings: &[Finding]) -> BTreeMap<EventId, i64> {
     findings.iter().map(|finding| (finding.alert_id, finding.count)).collect()
 }
 
+/// The events in batches of any size; each comes up to fifty seconds late: what is out of order is so by less than the engine
+/// waits.
+fn jumbled(events: &[CaseEvent], seed: u64) -> Vec<Vec<CaseEvent>> {
+    let mut random = Random(seed);
+    let late = |random: &mut Random| random.below(50_000_000) as i64;
+    let mut jumbled: Vec<_> = events.iter().map(|e| (e.at.unwrap() + late(&mut random), e.clone())).collect();
+    jumbled.sort_by_key(|(at, _)| *at);
+    let mut batches = vec![Vec::new()];
+    for (_, event) in jumbled {
+        batches.last_mut().unwrap().push(event);
+        if random.below(4) == 0 {
+            batches.push(Vec::new());
+        }
+    }
+    batches
+}
+
 async fn run(rules: Vec<Rule>, batches: &[Vec<CaseEvent>]) -> BTreeMap<EventId, i64> {
     let mut engine = Engine::new(rules).await.unwrap();
     let mut findings = Vec::new();
@@ -129,19 +147,34 @@ async fn order_and_batches_do_not_matter() {
         let expected = run(vec![rule.clone()], std::slice::from_ref(&events)).await;
         assert!(!expected.is_empty(), "{}", rule.id);
         for seed in 0..2 {
-            let mut random = Random(seed);
-            // Each event comes up to fifty seconds late: what is out of order is so by less than the engine waits.
-            let late = |random: &mut Random| random.below(50_000_000) as i64;
-            let mut jumbled: Vec<_> = events.iter().map(|e| (e.at.unwrap() + late(&mut random), e.clone())).collect();
-            jumbled.sort_by_key(|(at, _)| *at);
-            let mut batches = vec![Vec::new()];
-            for (_, event) in jumbled {
-                batches.last_mut().unwrap().push(event);
-                if random.below(4) == 0 {
-                    batches.push(Vec::new());
-                }
-            }
+            let batches = jumbled(&events, seed);
             assert_eq!(run(vec![rule.clone()], &batches).await, expected, "{}, seed {seed}", rule.id);
         }
     }
+}
+
+#[tokio::test]
+async fn match_rules_find_the_same_in_any_batches_and_in_a_backtest() {
+    let rules: Vec<Rule> = builtin().unwrap().into_iter().filter(|rule| rule.kind == RuleKind::Match).collect();
+    // Several rules' cases share events, and recorded ones are of many days.
+    let mut events = BTreeMap::new();
+    for (rule, test) in rules.iter().flat_map(|rule| rule.tests.iter().map(move |test| (rule, test))) {
+        let timed = RuleTest { until: test.until.or(Some(Span::from_seconds(3_600))), ..test.clone() };
+        events.extend(case_events(&timed, rule).unwrap().into_iter().map(|event| (event.bytes.clone(), event)));
+    }
+    let events: Vec<_> = events.into_values().collect();
+    let expected = run(rules.clone(), std::slice::from_ref(&events)).await;
+    assert!(expected.len() >= rules.len(), "{} findings", expected.len());
+    for seed in 0..2 {
+        assert_eq!(run(rules.clone(), &jumbled(&events, seed)).await, expected, "seed {seed}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let store = lake(folder.path(), &events).await;
+    let last = events.iter().filter_map(|event| event.at).max().unwrap() + 1;
+    let mut found = BTreeMap::new();
+    for rule in rules {
+        let outcome = backtest(&store, &Arc::default(), rule, (CASE_START, last), |_| {}).await.unwrap();
+        found.extend(counted(&outcome.findings));
+    }
+    assert_eq!(found, expected);
 }
