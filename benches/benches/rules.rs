@@ -31,14 +31,7 @@ fn tables() -> Tables {
         generator.event(&mut event);
         decoder.push("prod", RECEIVED_AT, event.as_bytes()).unwrap();
     }
-    let audit = decoder.finish();
-    let derived = derive::derive(&audit);
-    Tables::from([
-        (Table::Audit, audit),
-        (Table::Containers, derived.containers),
-        (Table::RoleRules, derived.role_rules),
-        (Table::RoleSubjects, derived.role_subjects),
-    ])
+    derive::tables(decoder.finish())
 }
 
 /// The pack's rules over audit events.

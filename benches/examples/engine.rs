@@ -58,14 +58,7 @@ fn decoded(events: impl Iterator<Item = String>) -> Tables {
     for event in events {
         decoder.push("prod", NOW, event.as_bytes()).unwrap();
     }
-    let audit = decoder.finish();
-    let derived = derive::derive(&audit);
-    Tables::from([
-        (Table::Audit, audit),
-        (Table::Containers, derived.containers),
-        (Table::RoleRules, derived.role_rules),
-        (Table::RoleSubjects, derived.role_subjects),
-    ])
+    derive::tables(decoder.finish())
 }
 
 /// Resident memory in MiB.

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use vedette_analytics::engine::{Engine, Tables};
 use vedette_benches::Generator;
 use vedette_detections::{Rule, did_you_mean};
-use vedette_schemas::{AuditDecoder, Table, derive};
+use vedette_schemas::{AuditDecoder, derive};
 
 use super::{Common, components, print_all};
 use crate::config::ConfigError;
@@ -98,12 +98,5 @@ fn batch(generator: &mut Generator) -> anyhow::Result<Tables> {
         generator.event(&mut event);
         decoder.push("generated", generator.now(), event.as_bytes())?;
     }
-    let audit = decoder.finish();
-    let derived = derive::derive(&audit);
-    Ok(Tables::from([
-        (Table::Audit, audit),
-        (Table::Containers, derived.containers),
-        (Table::RoleRules, derived.role_rules),
-        (Table::RoleSubjects, derived.role_subjects),
-    ]))
+    Ok(derive::tables(decoder.finish()))
 }

@@ -141,13 +141,7 @@ fn decode(events: &[CaseEvent]) -> Result<Tables, String> {
         };
         decoded.map_err(|error| format!("event {}: {error}", event.base))?;
     }
-    let audit = audit.finish();
-    let derived = derive::derive(&audit);
-    Ok(Tables::from([
-        (Table::Audit, audit),
-        (Table::Falco, falco.finish()),
-        (Table::Containers, derived.containers),
-        (Table::RoleRules, derived.role_rules),
-        (Table::RoleSubjects, derived.role_subjects),
-    ]))
+    let mut tables = derive::tables(audit.finish());
+    tables.insert(Table::Falco, falco.finish());
+    Ok(tables)
 }

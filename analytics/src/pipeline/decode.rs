@@ -90,13 +90,7 @@ impl Decoded {
             }
         }
         if let Some(audit) = fresh.tables.get(&Table::Audit) {
-            let derived = derive::derive(audit);
-            let tables = [
-                (Table::Containers, derived.containers),
-                (Table::RoleRules, derived.role_rules),
-                (Table::RoleSubjects, derived.role_subjects),
-            ];
-            for (table, batch) in tables {
+            for (table, batch) in derive::derive(audit).tables() {
                 let batch = match ahead.get(&table).filter(|stored| !stored.is_empty()) {
                     Some(stored) => without(&batch, stored).map_err(|e| PipelineError::Decode(e.to_string()))?,
                     None => batch,

@@ -47,15 +47,9 @@ fn tables() -> Tables {
         generator.event(&mut event);
         decoder.push("generated", NOW, event.as_bytes()).unwrap();
     }
-    let audit = decoder.finish();
-    let derived = derive::derive(&audit);
-    Tables::from([
-        (Table::Audit, audit),
-        (Table::Falco, falco.finish()),
-        (Table::Containers, derived.containers),
-        (Table::RoleRules, derived.role_rules),
-        (Table::RoleSubjects, derived.role_subjects),
-    ])
+    let mut tables = derive::tables(decoder.finish());
+    tables.insert(Table::Falco, falco.finish());
+    tables
 }
 
 /// A rule with the given SQL and nothing to say.
@@ -130,13 +124,7 @@ async fn the_same_events_give_the_same_ids_however_they_are_batched() {
     for start in (0..tables[&Table::Audit].num_rows()).step_by(777) {
         let audit = &tables[&Table::Audit];
         let audit = audit.slice(start, 777.min(audit.num_rows() - start));
-        let derived = derive::derive(&audit);
-        let part = Tables::from([
-            (Table::Audit, audit),
-            (Table::Containers, derived.containers),
-            (Table::RoleRules, derived.role_rules),
-            (Table::RoleSubjects, derived.role_subjects),
-        ]);
+        let part = derive::tables(audit);
         parts.extend(ids(&engine.evaluate(&part, NOW + 1).await));
     }
     parts.extend(ids(&engine.pass(END, NOW + 1).await));

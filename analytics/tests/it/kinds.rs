@@ -48,15 +48,9 @@ pub fn decode(events: &[CaseEvent]) -> Tables {
             if event.source == "falco" { falco.push("test", at, bytes) } else { audit.push("test", at, bytes) };
         decoded.unwrap();
     }
-    let audit = audit.finish();
-    let derived = derive::derive(&audit);
-    Tables::from([
-        (Table::Audit, audit),
-        (Table::Falco, falco.finish()),
-        (Table::Containers, derived.containers),
-        (Table::RoleRules, derived.role_rules),
-        (Table::RoleSubjects, derived.role_subjects),
-    ])
+    let mut tables = derive::tables(audit.finish());
+    tables.insert(Table::Falco, falco.finish());
+    tables
 }
 
 /// The events of all cases of a rule whose events say when they happen, one case after the other.

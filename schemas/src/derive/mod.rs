@@ -10,6 +10,8 @@ mod tolerant;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use arrow::record_batch::RecordBatch;
 
 use crate::decode::mend_surrogates;
@@ -23,6 +25,27 @@ pub struct Derived {
     pub containers: RecordBatch,
     pub role_rules: RecordBatch,
     pub role_subjects: RecordBatch,
+}
+
+impl Derived {
+    /// Each with its table.
+    pub fn tables(self) -> [(Table, RecordBatch); 3] {
+        [
+            (Table::Containers, self.containers),
+            (Table::RoleRules, self.role_rules),
+            (Table::RoleSubjects, self.role_subjects),
+        ]
+    }
+}
+
+/// A batch of audit events by its table, and what is derived from it.
+///
+/// # Panics
+///
+/// If the batch is not in the audit table's schema.
+pub fn tables(audit: RecordBatch) -> BTreeMap<Table, RecordBatch> {
+    let derived = derive(&audit).tables();
+    derived.into_iter().chain([(Table::Audit, audit)]).collect()
 }
 
 /// Reads the objects written by the events of `audit`, a batch in the audit table's schema.
