@@ -43,7 +43,7 @@ pub async fn plan(context: &SessionContext, rule: &Rule) -> Result<Planned> {
         RuleKind::Window => {
             let (input, window) = window(context, rule, needed()?).await?;
             let subject = subject(window.group_by(), needed()?);
-            Ok(Planned { inputs: vec![input], state: Some(State::Window(window)), subject })
+            Ok(Planned { inputs: vec![input], state: Some(State::Window(Box::new(window))), subject })
         }
         RuleKind::Sequence => {
             let mut inputs = Vec::new();

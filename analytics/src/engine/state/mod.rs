@@ -35,7 +35,7 @@ pub const EVIDENCE: usize = 100;
 
 /// What a rule keeps.
 pub enum State {
-    Window(Window),
+    Window(Box<Window>),
     Sequence(Sequence),
     NewTerms(NewTerms),
     Absence(Absence),

@@ -4,6 +4,7 @@
 //! The GROUP BY's aggregates slide over the kept rows, for subjects whose answer may have changed, and only to rows that have
 //! rows enough behind them. What the rule makes of them, HAVING and SELECT, is a plan of DataFusion's.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -22,6 +23,9 @@ use super::{Clock, EVIDENCE, Hits, event_id};
 
 /// The columns of an event that go along.
 const EVENT: [&str; 3] = ["event_time", "event_id", "received_at"];
+
+/// What waits for the watermark is looked at when it has come so far again, in microseconds: a batch moves it by little.
+const STEP: i64 = 1_000_000;
 
 /// A GROUP BY, taken apart.
 pub struct Sliding {
@@ -201,6 +205,10 @@ pub struct Window {
     cluster: String,
     /// Subjects with new rows: their cluster, and the oldest row that has not been looked at.
     touched: ByHash<(Arc<str>, i64)>,
+    /// For each cluster the watermark by which rows that wait for it were last looked at.
+    looked: BTreeMap<Arc<str>, i64>,
+    /// The clock's floor at that time.
+    floor: i64,
 }
 
 impl Window {
@@ -209,8 +217,9 @@ impl Window {
         let inner: Vec<String> = (0..sliding.group_by.len()).map(|index| format!("__g{index}")).collect();
         let Some(place) = sliding.group_by.iter().position(|name| name == "cluster") else { return shape() };
         let (least, monotone, cluster) = (sliding.least, sliding.monotone, inner[place].clone());
-        let (groups, touched) = ((inner, sliding.group_by), ByHash::default());
-        Ok(Self { kept: Kept::new(kept)?, frames, upper, span, least, monotone, groups, cluster, touched })
+        let (groups, kept) = ((inner, sliding.group_by), Kept::new(kept)?);
+        let (touched, looked, floor) = (ByHash::default(), BTreeMap::new(), i64::MIN);
+        Ok(Self { kept, frames, upper, span, least, monotone, groups, cluster, touched, looked, floor })
     }
 
     /// Whether more rows can only make the answer truer.
@@ -236,7 +245,20 @@ impl Window {
     }
 
     pub async fn advance(&mut self, context: &SessionContext, clock: &Clock) -> Result<Vec<Hits>> {
-        let horizon = |cluster: &str| if self.monotone { i64::MAX } else { clock.watermark(cluster) };
+        let told = clock.floor() > self.floor;
+        let mut looked = BTreeMap::new();
+        let mut horizon = |cluster: &Arc<str>| {
+            if self.monotone {
+                return i64::MAX;
+            }
+            let watermark = clock.watermark(cluster);
+            let soon = self.looked.get(cluster).is_some_and(|last| watermark < last.saturating_add(STEP));
+            if soon && !told {
+                return i64::MIN;
+            }
+            looked.insert(cluster.clone(), watermark);
+            watermark
+        };
         let mut due = Due::default();
         let (kept, least, span) = (&self.kept, self.least, self.span);
         self.touched.retain(|key, (cluster, since)| {
@@ -258,8 +280,10 @@ impl Window {
                 None => false,
             }
         });
+        self.looked.extend(looked);
+        self.floor = clock.floor();
         let hits = if due.places.is_empty() { Vec::new() } else { self.evaluate(context, due).await? };
-        self.kept.forget_before(clock.horizon().saturating_sub(self.span));
+        self.kept.forget_before(clock.horizon().saturating_sub(self.span + STEP));
         Ok(hits)
     }
 
