@@ -1,12 +1,10 @@
 //! One reading of a table for all rules that learn from it: their filters run over what a store gives as over the stream.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, TimestampMicrosecondArray, new_null_array};
+use arrow::array::{ArrayRef, new_null_array};
 use arrow::compute::cast;
-use arrow::compute::kernels::cmp::gt_eq;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -22,10 +20,9 @@ use futures::TryStreamExt;
 use vedette_detections::{Rule, RuleKind};
 use vedette_schemas::Table;
 
-use super::conditions::Rows;
 use super::history::{Apart, HistoryError, Opened, event_ids, time};
 use super::input::Input;
-use super::{Among, Engine, Finding, Part, plan};
+use super::{Engine, Finding, Part, Tap, plan};
 
 /// What an input needs of a table to learn from it.
 pub struct Learning {
@@ -62,42 +59,37 @@ impl Engine {
         let mut findings = Vec::new();
         let tables: Vec<Table> = self.rooms.keys().copied().collect();
         for table in tables {
-            let learning: Vec<&Learning> =
-                self.rooms[&table].taps.iter().filter_map(|tap| tap.learning.as_ref()).collect();
-            let Some(provider) = opened.table(table).filter(|_| !learning.is_empty()) else { continue };
-            let columns: BTreeSet<usize> = learning.iter().flat_map(|input| &input.columns).copied().collect();
-            let mut rows = scan(&self.context, table, provider, &learning, &columns, base).await?;
-            while let Some(batch) = rows.try_next().await? {
-                let batch = conform(&batch, &table.schema(), &columns).map_err(DataFusionError::from)?;
-                let batch = apart.without(batch).map_err(DataFusionError::from)?;
-                self.learn_from(table, &batch, base, now, &mut findings).await?;
+            let Some(provider) = opened.table(table) else { continue };
+            let inputs = || self.rooms[&table].taps.iter().filter_map(|tap| tap.learning.as_ref());
+            let reaches: BTreeSet<i64> = inputs().map(|input| input.reach).collect();
+            let stretches: Vec<Stretch> = stretches(base, &reaches).collect();
+            for stretch in stretches {
+                let inputs = self.rooms[&table].taps.iter().filter_map(|tap| tap.learning.as_ref());
+                let inputs: Vec<&Learning> = inputs.filter(|input| input.reach >= stretch.reach).collect();
+                let columns: BTreeSet<usize> = inputs.iter().flat_map(|input| &input.columns).copied().collect();
+                let mut rows = scan(&self.context, table, provider, &inputs, &columns, &stretch).await?;
+                while let Some(batch) = rows.try_next().await? {
+                    let batch = conform(&batch, &table.schema(), &columns).map_err(DataFusionError::from)?;
+                    let batch = apart.without(batch).map_err(DataFusionError::from)?;
+                    self.learn_from(table, &batch, stretch.reach, now, &mut findings).await;
+                }
             }
         }
         Ok(findings)
     }
 
+    /// Gives rows to the inputs that look so far back.
     async fn learn_from(
         &mut self,
         table: Table,
         batch: &RecordBatch,
-        base: i64,
+        reach: i64,
         now: i64,
         findings: &mut Vec<Finding>,
-    ) -> Result<(), HistoryError> {
-        let Some(room) = self.rooms.get_mut(&table) else { return Ok(()) };
-        let mut since: BTreeMap<i64, Rows> = BTreeMap::new();
-        for reach in room.taps.iter().filter_map(|tap| Some(tap.learning.as_ref()?.reach)) {
-            if let Entry::Vacant(vacant) = since.entry(reach) {
-                vacant.insert(rows_since(batch, base.saturating_sub(reach)).map_err(DataFusionError::from)?);
-            }
-        }
-        let outcomes = room
-            .outcomes(&self.rules, &self.context, batch, |tap| {
-                let rows = tap.learning.as_ref().and_then(|learning| since.get(&learning.reach));
-                rows.map_or(Among::None, Among::These)
-            })
-            .await;
-        for (tap, outcome) in outcomes {
+    ) {
+        let Some(room) = self.rooms.get_mut(&table) else { return };
+        let takes = |tap: &Tap| tap.learning.as_ref().is_some_and(|input| input.reach >= reach);
+        for (tap, outcome) in room.outcomes(&self.rules, &self.context, batch, takes).await {
             let tap = &mut room.taps[tap];
             // Events come from other processes as well as from the store. Which of them a rule's input has from the store
             // depends on when it was read.
@@ -109,27 +101,44 @@ impl Engine {
                 findings.push(live.fail(&error, now));
             }
         }
-        Ok(())
     }
 }
 
-/// A table's rows as far back as any input looks, with these columns.
+/// A stretch of event time, in microseconds since 1970, that inputs read which look at least `reach` microseconds back.
+#[derive(Debug, PartialEq)]
+struct Stretch {
+    reach: i64,
+    from: i64,
+    /// Not any more in it; the end of time for the newest.
+    to: i64,
+}
+
+/// The time before and after `base`, cut where an input's reach ends: what few look back on is read for these few alone, with
+/// the columns that they read. The oldest first.
+fn stretches(base: i64, reaches: &BTreeSet<i64>) -> impl Iterator<Item = Stretch> {
+    let ends = reaches.iter().rev().skip(1).map(move |reach| base.saturating_sub(*reach)).chain([i64::MAX]);
+    let stretch = move |(reach, to): (&i64, i64)| Stretch { reach: *reach, from: base.saturating_sub(*reach), to };
+    reaches.iter().rev().zip(ends).map(stretch)
+}
+
+/// A table's rows of a stretch that any of these inputs may want, with these columns.
 async fn scan(
     context: &SessionContext,
     table: Table,
     provider: &Arc<dyn TableProvider>,
     inputs: &[&Learning],
     columns: &BTreeSet<usize>,
-    base: i64,
+    stretch: &Stretch,
 ) -> Result<SendableRecordBatchStream, DataFusionError> {
-    let furthest = inputs.iter().map(|input| input.reach).max().unwrap_or_default();
+    let schema = table.schema();
     let filters: Vec<&[Expr]> = inputs.iter().map(|input| input.filters.as_slice()).collect();
-    let mut frame =
-        context.read_table(provider.clone())?.filter(col("event_time").gt_eq(time(base.saturating_sub(furthest))))?;
-    if let Some(wanted) = outgoing(provider.as_ref(), &table.schema(), &filters) {
+    let mut frame = context.read_table(provider.clone())?.filter(col("event_time").gt_eq(time(stretch.from)))?;
+    if stretch.to < i64::MAX {
+        frame = frame.filter(col("event_time").lt(time(stretch.to)))?;
+    }
+    if let Some(wanted) = outgoing(provider.as_ref(), &schema, &filters) {
         frame = frame.filter(wanted)?;
     }
-    let schema = table.schema();
     let names = columns.iter().map(|column| ident(schema.field(*column).name()));
     frame.select(names.collect::<Vec<_>>())?.execute_stream().await
 }
@@ -190,15 +199,9 @@ fn conform(batch: &RecordBatch, schema: &SchemaRef, columns: &BTreeSet<usize>) -
     RecordBatch::try_new(Arc::new(Schema::new(schema)), all)
 }
 
-/// The rows of a time or later, in microseconds since 1970.
-fn rows_since(batch: &RecordBatch, from: i64) -> Result<Rows, ArrowError> {
-    let column = batch.column(batch.schema().index_of("event_time")?);
-    let from = TimestampMicrosecondArray::new_scalar(from).into_inner().with_timezone("UTC");
-    Ok(Rows::from_condition(&gt_eq(column, &arrow::array::Scalar::new(from))?))
-}
-
 #[cfg(test)]
 mod tests {
+    use arrow::array::TimestampMicrosecondArray;
     use vedette_detections::sql::session;
 
     use super::*;
@@ -247,6 +250,16 @@ mod tests {
         assert_eq!(kinds(&batch.schema()), kinds(&schema));
         let nulls = |name: &str| batch.column_by_name(name).unwrap().logical_null_count();
         assert_eq!((nulls("verb"), nulls("user_name")), (0, 2));
-        assert_eq!(rows_since(&batch, 6).unwrap().iter().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn each_stretch_is_read_for_those_who_look_so_far_back() {
+        let cut = |reaches: &[i64]| -> Vec<(i64, i64, i64)> {
+            let reaches = reaches.iter().copied().collect();
+            stretches(100, &reaches).map(|stretch| (stretch.reach, stretch.from, stretch.to)).collect()
+        };
+        assert_eq!(cut(&[10, 50, 10, 20]), [(50, 50, 80), (20, 80, 90), (10, 90, i64::MAX)]);
+        assert_eq!(cut(&[7]), [(7, 93, i64::MAX)]);
+        assert_eq!(cut(&[]), []);
     }
 }

@@ -145,13 +145,6 @@ pub struct Engine {
     batches: u64,
 }
 
-/// Which rows of a batch an input may have.
-enum Among<'a> {
-    All,
-    These(&'a Rows),
-    None,
-}
-
 /// What one input selected of one batch, or why it could not.
 type Outcome = Result<Vec<RecordBatch>, DataFusionError>;
 
@@ -261,7 +254,7 @@ impl Engine {
         let mut findings = Vec::new();
         for (table, batch) in tables {
             let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
-            for (tap, outcome) in room.outcomes(&self.rules, &self.context, batch, |_| Among::All).await {
+            for (tap, outcome) in room.outcomes(&self.rules, &self.context, batch, |_| true).await {
                 let Tap { rule, number, learned, .. } = &room.taps[tap];
                 let (live, number) = (&mut self.rules[*rule], *number);
                 let outcome = outcome.and_then(|rows| history::without_any(rows, learned));
@@ -353,14 +346,14 @@ impl Engine {
 }
 
 impl Room {
-    /// What the inputs select of a batch, in their order; those that select nothing are left out. `among` says which rows an
-    /// input may have.
-    async fn outcomes<'a>(
+    /// What the inputs select of a batch, in their order; those that select nothing are left out. `takes` says
+    /// whether an input is asked at all.
+    async fn outcomes(
         &mut self,
         rules: &[Live],
         context: &SessionContext,
         batch: &RecordBatch,
-        among: impl Fn(&Tap) -> Among<'a>,
+        takes: impl Fn(&Tap) -> bool,
     ) -> Vec<(usize, Outcome)> {
         let Self { conditions, taps, looking } = self;
         conditions.begin();
@@ -369,15 +362,11 @@ impl Room {
         let mut started = Instant::now();
         for tap in taps.iter() {
             let live = &rules[tap.rule];
-            let among = among(tap);
-            if live.failed || matches!(among, Among::None) {
+            if live.failed || !takes(tap) {
                 passed.push(Ok(Rows::none(batch.num_rows())));
                 continue;
             }
-            let mut rows = conditions.before_bodies(batch, &tap.input.program);
-            if let (Ok(rows), Among::These(some)) = (&mut rows, among) {
-                rows.intersect(some);
-            }
+            let rows = conditions.before_bodies(batch, &tap.input.program);
             if let Ok(rows) = &rows
                 && tap.input.program.looks_into_bodies()
             {
