@@ -123,6 +123,11 @@ impl Clock {
         self.floor = self.floor.max(time);
     }
 
+    /// No watermark is below this.
+    pub fn floor(&self) -> i64 {
+        self.floor
+    }
+
     /// A cluster's watermark; the start of time for one that has sent nothing.
     pub fn watermark(&self, cluster: &str) -> i64 {
         let own = |come: &Come| come.newest.saturating_sub(self.lateness).max(come.told);

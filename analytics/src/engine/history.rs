@@ -53,6 +53,10 @@ impl Opened {
         Ok(Self(tables))
     }
 
+    pub fn table(&self, table: Table) -> Option<&Arc<dyn TableProvider>> {
+        self.0.iter().find(|(other, _)| *other == table).map(|(_, provider)| provider)
+    }
+
     fn session(&self, lists: &Arc<Lists>, from: i64, to: i64) -> Result<SessionContext> {
         let context = session_with_lists(lists.clone(), |config| config.with_target_partitions(1))?;
         for (table, provider) in &self.0 {
@@ -65,7 +69,7 @@ impl Opened {
     }
 }
 
-fn time(micros: i64) -> Expr {
+pub(super) fn time(micros: i64) -> Expr {
     lit(ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into())))
 }
 
@@ -79,7 +83,7 @@ impl Apart {
         self.ids().extend(event_ids(batch).flatten());
     }
 
-    fn without(&self, batch: RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+    pub(super) fn without(&self, batch: RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
         let ids = self.ids();
         if ids.is_empty() {
             return Ok(batch);
@@ -134,29 +138,34 @@ const DAY: i64 = 86_400_000_000;
 
 impl Engine {
     /// Learns from the store what the rules would know had they run all along up to its newest rows. Returns what they find on
-    /// the way, most or all of which was found before. Reads the rows that pass the rules' filters, as far back as each
-    /// rule looks.
+    /// the way, most or all of which was found before. Reads each table once for all rules, as far back as any looks; what a
+    /// rule of new terms remembers by day, and what a rule needs in order, is a query of its own.
     pub async fn learn(&mut self, store: &Arc<dyn Store>, now: i64) -> Result<Vec<Finding>> {
         self.learn_apart(store, now, &Apart::default()).await
     }
 
     /// The same, of all events but those that are evaluated besides.
     pub async fn learn_apart(&mut self, store: &Arc<dyn Store>, now: i64, apart: &Apart) -> Result<Vec<Finding>> {
-        let mut findings = Vec::new();
         self.batches += 1;
         if self.options.part == Part::Filters || !self.rules.iter().any(|live| plan::reach(&live.rule).is_some()) {
-            return Ok(findings);
+            return Ok(Vec::new());
         }
         let opened = Opened::now(store).await?;
         let newest = newest(&opened, &self.options.lists, now).await?;
-        let Some(base) = newest.iter().map(|(_, (time, _))| *time).min() else { return Ok(findings) };
+        let Some(base) = newest.iter().map(|(_, (time, _))| *time).min() else { return Ok(Vec::new()) };
         let base = base.saturating_sub(self.options.lateness);
+        let mut findings = Vec::new();
         for rule in 0..self.rules.len() {
             let Some(reach) = plan::reach(&self.rules[rule].rule) else { continue };
-            self.remember_terms(&opened, rule, base.saturating_sub(reach)).await?;
-            let context = opened.session(&self.options.lists, base.saturating_sub(reach), i64::MAX)?;
-            self.read(&context, rule, now, apart, &mut findings).await?;
+            let from = base.saturating_sub(reach);
+            self.remember_terms(&opened, rule, from).await?;
+            if self.rules[rule].rule.kind == RuleKind::Absence {
+                let context = opened.session(&self.options.lists, from, i64::MAX)?;
+                self.read(&context, rule, now, apart, &mut findings).await?;
+            }
         }
+        // After what new terms remember by day: rows that it knows need not wait.
+        findings.extend(self.read_tables(&opened, base, now, apart).await?);
         for (cluster, (time, received)) in newest {
             self.clock.reach(&cluster, time.min(received), received);
         }

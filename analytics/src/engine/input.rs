@@ -83,6 +83,11 @@ impl Input {
         self.schema.clone()
     }
 
+    /// The table's columns that rows are made of, by their places.
+    pub fn columns(&self) -> &[usize] {
+        &self.columns
+    }
+
     /// Whether rows are made without running a plan.
     pub fn is_direct(&self) -> bool {
         matches!(self.make, Make::Columns(..))

@@ -81,7 +81,7 @@ impl Engine {
         let mut selected = Vec::new();
         for (table, batch) in tables {
             let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
-            for (tap, rows) in room.outcomes(&self.rules, &self.context, batch).await {
+            for (tap, rows) in room.outcomes(&self.rules, &self.context, batch, |_| true).await {
                 selected.push((self.rules[room.taps[tap].rule].rule.id.clone(), rows?));
             }
         }

@@ -7,6 +7,7 @@ mod finding;
 pub mod history;
 mod input;
 mod inspect;
+mod learn;
 mod open;
 mod part;
 mod plan;
@@ -33,6 +34,7 @@ use finding::Subject;
 pub use finding::{Finding, json_rows};
 pub use history::{Apart, HistoryError};
 use input::Input;
+use learn::Learning;
 use open::Open;
 pub use part::Part;
 pub use plan::reach;
@@ -108,6 +110,8 @@ struct Tap {
     /// The input's place among the rule's.
     number: usize,
     input: Input,
+    /// What it needs to learn from a store, if its rule keeps anything.
+    learning: Option<Learning>,
     /// Events that it was given from the store and may be given again.
     learned: HashSet<EventId>,
 }
@@ -195,7 +199,8 @@ impl Engine {
                 || Room { conditions: Conditions::new(table.schema()), taps: Vec::new(), looking: Duration::ZERO };
             let room = self.rooms.entry(table).or_insert_with(new);
             input.program = room.conditions.add(&self.context, &filters)?;
-            room.taps.push(Tap { rule: self.rules.len(), number, input, learned: HashSet::new() });
+            let learning = Learning::new(&rule, &input, &filters).filter(|_| !elsewhere);
+            room.taps.push(Tap { rule: self.rules.len(), number, input, learning, learned: HashSet::new() });
         }
         self.rules.push(Live {
             hits: metrics::counter!("vedette_rule_hits_total", "rule" => rule.id.clone()),
@@ -249,7 +254,7 @@ impl Engine {
         let mut findings = Vec::new();
         for (table, batch) in tables {
             let Some(room) = self.rooms.get_mut(table).filter(|_| batch.num_rows() > 0) else { continue };
-            for (tap, outcome) in room.outcomes(&self.rules, &self.context, batch).await {
+            for (tap, outcome) in room.outcomes(&self.rules, &self.context, batch, |_| true).await {
                 let Tap { rule, number, learned, .. } = &room.taps[tap];
                 let (live, number) = (&mut self.rules[*rule], *number);
                 let outcome = outcome.and_then(|rows| history::without_any(rows, learned));
@@ -341,12 +346,14 @@ impl Engine {
 }
 
 impl Room {
-    /// What the inputs select of a batch, in their order; those that select nothing are left out.
+    /// What the inputs select of a batch, in their order; those that select nothing are left out. `takes` says
+    /// whether an input is asked at all.
     async fn outcomes(
         &mut self,
         rules: &[Live],
         context: &SessionContext,
         batch: &RecordBatch,
+        takes: impl Fn(&Tap) -> bool,
     ) -> Vec<(usize, Outcome)> {
         let Self { conditions, taps, looking } = self;
         conditions.begin();
@@ -355,7 +362,7 @@ impl Room {
         let mut started = Instant::now();
         for tap in taps.iter() {
             let live = &rules[tap.rule];
-            if live.failed {
+            if live.failed || !takes(tap) {
                 passed.push(Ok(Rows::none(batch.num_rows())));
                 continue;
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use datafusion::datasource::provider_as_source;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
@@ -42,7 +43,7 @@ pub async fn plan(context: &SessionContext, rule: &Rule) -> Result<Planned> {
         RuleKind::Window => {
             let (input, window) = window(context, rule, needed()?).await?;
             let subject = subject(window.group_by(), needed()?);
-            Ok(Planned { inputs: vec![input], state: Some(State::Window(window)), subject })
+            Ok(Planned { inputs: vec![input], state: Some(State::Window(Box::new(window))), subject })
         }
         RuleKind::Sequence => {
             let mut inputs = Vec::new();
@@ -79,17 +80,20 @@ async fn window(context: &SessionContext, rule: &Rule, span: i64) -> Result<((In
     let slot = Slot::default();
     input::register(context, &slot)?;
     let state = context.state();
-    let sliding = sliding(state.create_logical_plan(&rule.sql).await?, span)?;
+    let sliding = sliding(state.create_logical_plan(&rule.sql).await?)?;
     let logical = state.optimize(&sliding.input)?;
     let physical = state.query_planner().create_physical_plan(&logical, &state).await?;
     let input = Input::new(only_scan(&logical)?, slot, physical)?;
     let kept = input.0.schema();
     let slot = Slot::default();
-    let table = provider_as_source(Arc::new(SlotTable::new(kept.clone(), slot.clone(), Filters::Plans)));
-    let scan = LogicalPlanBuilder::scan("__kept", table, None)?.build()?;
-    let plan = state.create_physical_plan(&sliding.over(scan)?).await?;
+    let scan = |schema: SchemaRef| {
+        let table = provider_as_source(Arc::new(SlotTable::new(schema, slot.clone(), Filters::Plans)));
+        LogicalPlanBuilder::scan("__kept", table, None)?.build()
+    };
+    let frames = sliding.frames(context, scan(kept.clone())?, span)?;
+    let plan = state.create_physical_plan(&sliding.over(scan(frames.schema())?)?).await?;
     let upper = Upper { slots: vec![slot], plan };
-    Ok((input, Window::new(sliding, upper, kept, span)?))
+    Ok((input, Window::new(sliding, frames, upper, kept, span)?))
 }
 
 /// How far back a rule must look to know what it would know had it run all along, in microseconds; `None` if it keeps nothing.
@@ -109,9 +113,8 @@ pub fn reach(rule: &Rule) -> Option<i64> {
 /// What each of a rule's inputs selects of the tables that a session has.
 pub async fn over(context: &SessionContext, rule: &Rule) -> Result<Vec<DataFrame>> {
     if rule.kind == RuleKind::Window {
-        let span = rule.window.map(Span::micros).ok_or_else(|| missing("window"))?;
         let state = context.state();
-        let plan = sliding(state.create_logical_plan(&rule.sql).await?, span)?.input;
+        let plan = sliding(state.create_logical_plan(&rule.sql).await?)?.input;
         return Ok(vec![DataFrame::new(state, plan)]);
     }
     let mut frames = Vec::new();

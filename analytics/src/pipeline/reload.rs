@@ -1,9 +1,12 @@
 //! New rules while the pipeline runs: planned and taught beside the engine that is at work, then swapped in between two batches.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::compute::concat_batches;
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -117,22 +120,67 @@ async fn build(
         known = recent_ids(store.as_ref(), Table::Alerts, oldest, known_alerts).await;
     }
     let mut cold = true;
-    while let Ok(tables) = feed.try_recv() {
-        findings.extend(learned.evaluate(&tables, now).await);
-        if std::mem::take(&mut cold) {
-            // Every condition is asked about texts once; better here than while events wait. A rule that fails at it fails
-            // again, and is taken out, when it is at work.
-            let _ = engine.select(&tables).await;
+    loop {
+        let batches = fed(&mut feed);
+        for tables in &batches {
+            findings.extend(learned.evaluate(tables, now).await);
+            if std::mem::take(&mut cold) {
+                // Every condition is asked about texts once; better here than while events wait. A rule that fails at it
+                // fails again, and is taken out, when it is at work.
+                let _ = engine.select(tables).await;
+            }
+        }
+        if batches.is_empty() {
+            break;
         }
     }
     Ok(Ready { filters, engine, learned, changed: ids, feed, findings, known })
 }
 
+/// About so many rows that were fed are evaluated at once.
+const ROWS: usize = 8_192;
+
+/// What was fed meanwhile, some of it at a time and as few batches: each batch costs what conditions and windows cost at least.
+/// Nothing when all of it was taken.
+fn fed(feed: &mut UnboundedReceiver<Tables>) -> Vec<Tables> {
+    let (mut taken, mut rows) = (Vec::new(), 0);
+    while rows < ROWS
+        && let Ok(tables) = feed.try_recv()
+    {
+        rows += tables.values().map(RecordBatch::num_rows).sum::<usize>();
+        taken.push(tables);
+    }
+    match united(&taken) {
+        Ok(tables) if !taken.is_empty() => vec![tables],
+        _ => taken,
+    }
+}
+
+/// The rows of several deliveries as one.
+fn united(deliveries: &[Tables]) -> Result<Tables, ArrowError> {
+    let tables: BTreeSet<Table> = deliveries.iter().flat_map(Tables::keys).copied().collect();
+    let of = |table: Table| {
+        let batches: Vec<&RecordBatch> = deliveries.iter().filter_map(|tables| tables.get(&table)).collect();
+        let schema = table.schema();
+        match batches.iter().all(|batch| batch.schema() == schema) {
+            true => Ok((table, concat_batches(&schema, batches)?)),
+            false => Err(ArrowError::SchemaError(format!("not a batch of {}", table.name()))),
+        }
+    };
+    tables.into_iter().map(of).collect()
+}
+
 impl Ready {
     /// Takes over from the engine at work: what has not changed keeps what it keeps. Returns what those that have learned have found.
     pub async fn take_over(mut self, at_work: &mut Engine, now: i64) -> Vec<Finding> {
-        while let Ok(tables) = self.feed.try_recv() {
-            self.findings.extend(self.learned.evaluate(&tables, now).await);
+        loop {
+            let batches = fed(&mut self.feed);
+            for tables in &batches {
+                self.findings.extend(self.learned.evaluate(tables, now).await);
+            }
+            if batches.is_empty() {
+                break;
+            }
         }
         self.engine.inherit(&mut self.learned, |id| self.changed.contains(id));
         self.engine.inherit(at_work, |id| !self.changed.contains(id));
@@ -140,5 +188,45 @@ impl Ready {
         // Hundreds of plans take a while to let go of.
         tokio::task::spawn_blocking(move || drop((self.engine, self.learned)));
         self.findings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vedette_schemas::AuditDecoder;
+
+    use super::*;
+
+    fn delivery(number: usize) -> Tables {
+        let mut decoder = AuditDecoder::new();
+        let event = format!(r#"{{"auditID":"{number}","stage":"ResponseComplete","verb":"verb-{number}"}}"#);
+        decoder.push("prod", 1, event.as_bytes()).unwrap();
+        Tables::from([(Table::Audit, decoder.finish())])
+    }
+
+    #[test]
+    fn what_was_fed_comes_once_and_together() {
+        let (sender, mut feed) = unbounded_channel();
+        (0..20).for_each(|number| sender.send(delivery(number)).unwrap());
+        let mut rows = Vec::new();
+        loop {
+            let batches = fed(&mut feed);
+            rows.extend(batches.iter().map(|tables| tables[&Table::Audit].num_rows()));
+            if batches.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(rows, [20]);
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_together_come_apart() {
+        let (sender, mut feed) = unbounded_channel();
+        let Some((_, audit)) = delivery(0).pop_first() else { unreachable!() };
+        let odd = Tables::from([(Table::Audit, audit.project(&[0]).unwrap())]);
+        sender.send(delivery(1)).unwrap();
+        sender.send(odd).unwrap();
+        assert_eq!(fed(&mut feed).len(), 2);
+        assert!(fed(&mut feed).is_empty());
     }
 }

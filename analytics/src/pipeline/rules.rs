@@ -32,7 +32,9 @@ impl Pipeline {
             }
         };
         self.learned = true;
-        tracing::info!(seconds = started.elapsed().as_secs_f64(), "rules know what they look back on");
+        let seconds = started.elapsed().as_secs_f64();
+        metrics::gauge!("vedette_rules_learned_seconds").set(seconds);
+        tracing::info!(seconds, "rules know what they look back on");
         // What was found before a stop is known by its id.
         let mut oldest = findings.iter().map(|finding| finding.received_at).min();
         if let Some(owner) = self.sharing.as_mut().and_then(|sharing| sharing.owner.as_mut()) {

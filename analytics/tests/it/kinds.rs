@@ -172,3 +172,31 @@ async fn match_rules_find_the_same_in_any_batches_and_in_a_backtest() {
     }
     assert_eq!(found, expected);
 }
+
+#[tokio::test]
+async fn what_is_learned_is_as_good_as_what_was_seen() {
+    let rules = stateful();
+    let mut events: Vec<CaseEvent> = rules.iter().flat_map(history).collect();
+    events.sort_by_key(|event| event.at);
+    for third in [1, 2] {
+        let (before, after) = events.split_at(events.len() * third / 3);
+        let now = before.iter().filter_map(|event| event.at).max().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let store = lake(folder.path(), before).await;
+        let mut saw = Engine::new(rules.clone()).await.unwrap();
+        saw.evaluate(&decode(before), now).await;
+        let mut learned = Engine::new(rules.clone()).await.unwrap();
+        learned.learn(&store, now).await.unwrap();
+        let mut told = Vec::new();
+        for mut engine in [saw, learned] {
+            // What was found before is told by now.
+            engine.repeats();
+            let mut findings = engine.evaluate(&decode(after), END).await;
+            findings.extend(engine.pass(END, END).await);
+            findings.extend(engine.repeats());
+            told.push(counted(&findings));
+        }
+        assert!(told[0].len() > 10, "{:?}", told[0]);
+        assert_eq!(told[0], told[1], "after {third} thirds");
+    }
+}

@@ -42,6 +42,14 @@ pub struct Place {
     row: u32,
 }
 
+#[cfg(test)]
+impl Place {
+    /// A place that no row is at.
+    pub fn at(time: i64) -> Self {
+        Self { time, chunk: 0, row: 0 }
+    }
+}
+
 struct Chunk {
     rows: Rows,
     keys: Vec<u64>,

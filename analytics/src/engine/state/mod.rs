@@ -4,6 +4,7 @@
 //! in the end follows from the rows and their times alone.
 
 mod absence;
+mod frames;
 pub mod kept;
 mod new_terms;
 mod sequence;
@@ -34,7 +35,7 @@ pub const EVIDENCE: usize = 100;
 
 /// What a rule keeps.
 pub enum State {
-    Window(Window),
+    Window(Box<Window>),
     Sequence(Sequence),
     NewTerms(NewTerms),
     Absence(Absence),

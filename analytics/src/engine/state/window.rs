@@ -1,30 +1,31 @@
 //! Aggregates over a subject's rows, as they stood at each of the rows: what an SQL GROUP BY says of the whole, said of the time
 //! up to `window` back from every row.
 //!
-//! The GROUP BY is rewritten to window functions over the kept rows. DataFusion runs them, for subjects whose answer may have
-//! changed and who have rows enough.
+//! The GROUP BY's aggregates slide over the kept rows, for subjects whose answer may have changed, and only to rows that have
+//! rows enough behind them. What the rule makes of them, HAVING and SELECT, is a plan of DataFusion's.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Column, Result, ScalarValue, plan_err};
-use datafusion::logical_expr::expr::{AggregateFunction, WindowFunction, WindowFunctionParams};
+use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion::logical_expr::logical_plan::{Aggregate, Filter, Projection};
 use datafusion::logical_expr::utils::split_conjunction;
-use datafusion::logical_expr::{
-    BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, WindowFrame, WindowFrameBound, WindowFrameUnits,
-    WindowFunctionDefinition, col,
-};
+use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, col};
 use datafusion::prelude::SessionContext;
 
+use super::frames::Frames;
 use super::kept::{ByHash, Kept, Place, keys, named, texts, times};
 use super::upper::Upper;
 use super::{Clock, EVIDENCE, Hits, event_id};
 
 /// The columns of an event that go along.
 const EVENT: [&str; 3] = ["event_time", "event_id", "received_at"];
+
+/// What waits for the watermark is looked at when it has come so far again, in microseconds: a batch moves it by little.
+const STEP: i64 = 1_000_000;
 
 /// A GROUP BY, taken apart.
 pub struct Sliding {
@@ -37,14 +38,14 @@ pub struct Sliding {
     /// More rows can only make the condition truer.
     pub monotone: bool,
     aggregate: Aggregate,
-    /// The aggregates as window functions, in the aggregate's order.
+    /// The aggregates over what `input` gives, in the aggregate's order.
     functions: Vec<Expr>,
     having: Option<Expr>,
     projection: Projection,
 }
 
-/// Takes a rule's GROUP BY apart. `span` in microseconds.
-pub fn sliding(plan: LogicalPlan, span: i64) -> Result<Sliding> {
+/// Takes a rule's GROUP BY apart.
+pub fn sliding(plan: LogicalPlan) -> Result<Sliding> {
     let LogicalPlan::Projection(projection) = plan else { return shape() };
     let (aggregate, having) = match projection.input.as_ref() {
         LogicalPlan::Aggregate(aggregate) => (aggregate.clone(), None),
@@ -59,12 +60,18 @@ pub fn sliding(plan: LogicalPlan, span: i64) -> Result<Sliding> {
     }
     let group_by = group_columns(&projection, &aggregate)?;
     let (least, monotone) = threshold(having.as_ref(), &aggregate);
-    let (input, functions) = windows(&aggregate, span)?;
+    let (input, functions) = carried(&aggregate)?;
     Ok(Sliding { input, group_by, least, monotone, aggregate, functions, having, projection })
 }
 
 impl Sliding {
-    /// What the rule selects, over a plan that gives the rows that are kept.
+    /// The aggregates over a plan that gives the rows that are kept, within `span` back, in microseconds.
+    pub fn frames(&self, context: &SessionContext, kept: LogicalPlan, span: i64) -> Result<Frames> {
+        let groups = (0..self.aggregate.group_expr.len()).map(|index| format!("__g{index}")).collect();
+        Frames::new(context, kept, self.functions.clone(), groups, span)
+    }
+
+    /// What the rule selects, over a plan that gives kept rows with their aggregates.
     pub fn over(&self, kept: LogicalPlan) -> Result<LogicalPlan> {
         let groups = (0..self.aggregate.group_expr.len()).map(|index| format!("__g{index}"));
         let results = (0..self.functions.len()).map(|nth| format!("__w{nth}"));
@@ -77,7 +84,7 @@ impl Sliding {
             })
             .collect();
         columns.extend(EVENT.map(|name| col(format!("__{name}")).alias(format!("__{name}"))));
-        let mut plan = LogicalPlanBuilder::from(kept).window(self.functions.clone())?.project(columns)?.build()?;
+        let mut plan = LogicalPlanBuilder::from(kept).project(columns)?.build()?;
         if let Some(having) = &self.having {
             plan = LogicalPlan::Filter(Filter::try_new(having.clone(), Arc::new(plan))?);
         }
@@ -149,8 +156,8 @@ fn threshold(having: Option<&Expr>, aggregate: &Aggregate) -> (usize, bool) {
     (least, monotone)
 }
 
-/// What the aggregate reads of each row of its input, with the event's columns; and over that, the aggregates as window functions.
-fn windows(aggregate: &Aggregate, span: i64) -> Result<(LogicalPlan, Vec<Expr>)> {
+/// What the aggregate reads of each row of its input, with the event's columns; and the aggregates over that.
+fn carried(aggregate: &Aggregate) -> Result<(LogicalPlan, Vec<Expr>)> {
     let input = aggregate.input.as_ref().clone();
     let mut inner = Vec::new();
     for (index, group) in aggregate.group_expr.iter().enumerate() {
@@ -160,7 +167,6 @@ fn windows(aggregate: &Aggregate, span: i64) -> Result<(LogicalPlan, Vec<Expr>)>
         let (qualifier, field) = input.schema().qualified_field_with_unqualified_name(name)?;
         inner.push(Expr::Column(Column::new(qualifier.cloned(), field.name())).alias(format!("__{name}")));
     }
-    let groups: Vec<Expr> = (0..aggregate.group_expr.len()).map(|index| col(format!("__g{index}"))).collect();
     let mut functions = Vec::new();
     for expr in &aggregate.aggr_expr {
         let Expr::AggregateFunction(AggregateFunction { func, params }) = expr.clone().unalias() else {
@@ -180,25 +186,8 @@ fn windows(aggregate: &Aggregate, span: i64) -> Result<(LogicalPlan, Vec<Expr>)>
         };
         let args = params.args.into_iter().map(&mut carried).collect();
         let filter = params.filter.map(|filter| Box::new(carried(*filter)));
-        let back =
-            ScalarValue::IntervalMonthDayNano(Some(arrow::datatypes::IntervalMonthDayNano::new(0, 0, span * 1_000)));
-        let frame = WindowFrame::new_bounds(
-            WindowFrameUnits::Range,
-            WindowFrameBound::Preceding(back),
-            WindowFrameBound::CurrentRow,
-        );
-        functions.push(Expr::from(WindowFunction {
-            fun: WindowFunctionDefinition::AggregateUDF(func),
-            params: WindowFunctionParams {
-                args,
-                partition_by: groups.clone(),
-                order_by: vec![col("__event_time").sort(true, false)],
-                window_frame: frame,
-                filter,
-                null_treatment: params.null_treatment,
-                distinct: params.distinct,
-            },
-        }));
+        let params = AggregateFunctionParams { args, filter, ..params };
+        functions.push(Expr::AggregateFunction(AggregateFunction { func, params }));
     }
     let named = functions.into_iter().enumerate().map(|(nth, function)| function.alias(format!("__w{nth}"))).collect();
     Ok((LogicalPlanBuilder::from(input).project(inner)?.build()?, named))
@@ -206,6 +195,7 @@ fn windows(aggregate: &Aggregate, span: i64) -> Result<(LogicalPlan, Vec<Expr>)>
 
 pub struct Window {
     pub kept: Kept,
+    frames: Frames,
     upper: Upper,
     span: i64,
     least: usize,
@@ -215,16 +205,21 @@ pub struct Window {
     cluster: String,
     /// Subjects with new rows: their cluster, and the oldest row that has not been looked at.
     touched: ByHash<(Arc<str>, i64)>,
+    /// For each cluster the watermark by which rows that wait for it were last looked at.
+    looked: BTreeMap<Arc<str>, i64>,
+    /// The clock's floor at that time.
+    floor: i64,
 }
 
 impl Window {
-    /// `kept` is the schema of the rows it is given.
-    pub fn new(sliding: Sliding, upper: Upper, kept: SchemaRef, span: i64) -> Result<Self> {
+    /// `kept` is the schema of the rows it is given; `upper` runs over what `frames` gives.
+    pub fn new(sliding: Sliding, frames: Frames, upper: Upper, kept: SchemaRef, span: i64) -> Result<Self> {
         let inner: Vec<String> = (0..sliding.group_by.len()).map(|index| format!("__g{index}")).collect();
         let Some(place) = sliding.group_by.iter().position(|name| name == "cluster") else { return shape() };
         let (least, monotone, cluster) = (sliding.least, sliding.monotone, inner[place].clone());
-        let groups = (inner, sliding.group_by);
-        Ok(Self { kept: Kept::new(kept)?, upper, span, least, monotone, groups, cluster, touched: ByHash::default() })
+        let (groups, kept) = ((inner, sliding.group_by), Kept::new(kept)?);
+        let (touched, looked, floor) = (ByHash::default(), BTreeMap::new(), i64::MIN);
+        Ok(Self { kept, frames, upper, span, least, monotone, groups, cluster, touched, looked, floor })
     }
 
     /// Whether more rows can only make the answer truer.
@@ -250,9 +245,21 @@ impl Window {
     }
 
     pub async fn advance(&mut self, context: &SessionContext, clock: &Clock) -> Result<Vec<Hits>> {
-        let horizon = |cluster: &str| if self.monotone { i64::MAX } else { clock.watermark(cluster) };
-        let mut due: ByHash<(i64, i64)> = ByHash::default();
-        let mut places: Vec<Place> = Vec::new();
+        let told = clock.floor() > self.floor;
+        let mut looked = BTreeMap::new();
+        let mut horizon = |cluster: &Arc<str>| {
+            if self.monotone {
+                return i64::MAX;
+            }
+            let watermark = clock.watermark(cluster);
+            let soon = self.looked.get(cluster).is_some_and(|last| watermark < last.saturating_add(STEP));
+            if soon && !told {
+                return i64::MIN;
+            }
+            looked.insert(cluster.clone(), watermark);
+            watermark
+        };
+        let mut due = Due::default();
         let (kept, least, span) = (&self.kept, self.least, self.span);
         self.touched.retain(|key, (cluster, since)| {
             let until = horizon(cluster);
@@ -261,9 +268,8 @@ impl Window {
             }
             let all = kept.places(*key);
             if all.len() >= least {
-                due.insert(*key, (*since, until));
-                places
-                    .extend(all.iter().filter(|place| place.time >= since.saturating_sub(span) && place.time <= until));
+                let within = |place: &&Place| place.time >= since.saturating_sub(span) && place.time <= until;
+                due.add(all.iter().filter(within).copied().collect(), *since, span, least);
             }
             // What is newer than the watermark is looked at later.
             match all.iter().map(|place| place.time).filter(|time| *time > until).min() {
@@ -274,42 +280,36 @@ impl Window {
                 None => false,
             }
         });
-        let hits = if places.is_empty() { Vec::new() } else { self.evaluate(context, &due, &places).await? };
-        self.kept.forget_before(clock.horizon().saturating_sub(self.span));
+        self.looked.extend(looked);
+        self.floor = clock.floor();
+        let hits = if due.places.is_empty() { Vec::new() } else { self.evaluate(context, due).await? };
+        self.kept.forget_before(clock.horizon().saturating_sub(self.span + STEP));
         Ok(hits)
     }
 
-    async fn evaluate(
-        &self,
-        context: &SessionContext,
-        due: &ByHash<(i64, i64)>,
-        places: &[Place],
-    ) -> Result<Vec<Hits>> {
-        let rows = self.kept.rows(places)?;
+    async fn evaluate(&self, context: &SessionContext, due: Due) -> Result<Vec<Hits>> {
+        let rows = self.kept.rows(&due.places)?;
+        let asked =
+            self.frames.over(&rows, &due.places.iter().map(|place| place.time).collect::<Vec<_>>(), &due.asked)?;
         let mut hits = Vec::new();
         let mut events = None;
-        for found in self.upper.run(context, vec![rows.clone()]).await? {
-            let (keys, _) = keys(&named(&found, &self.groups.1)?, found.num_rows(), false)?;
-            let times = times(&found, "event_time")?;
-            let new = |(key, time): (&u64, &i64)| due.get(key).is_some_and(|(since, _)| time >= since);
-            let wanted: Vec<bool> = keys.iter().zip(&times).map(new).collect();
-            if !wanted.contains(&true) {
+        for found in self.upper.run(context, vec![asked]).await? {
+            if found.num_rows() == 0 {
                 continue;
             }
             let events = match &mut events {
                 Some(events) => events,
                 None => events.insert(self.events(&rows)?),
             };
-            let evidence =
-                keys.iter().zip(&times).zip(&wanted).filter(|(_, wanted)| **wanted).map(|((key, time), _)| {
-                    let within = |(at, _): &&(i64, vedette_schemas::EventId)| (time - self.span..=*time).contains(at);
-                    let mut ids: Vec<_> =
-                        events.get(key).into_iter().flatten().filter(within).map(|(_, id)| *id).collect();
-                    ids.drain(..ids.len().saturating_sub(EVIDENCE));
-                    ids
-                });
-            let evidence = evidence.collect();
-            hits.push(Hits { rows: filter_record_batch(&found, &wanted.into())?, evidence });
+            let (keys, _) = keys(&named(&found, &self.groups.1)?, found.num_rows(), false)?;
+            let times = times(&found, "event_time")?;
+            let evidence = keys.iter().zip(times).map(|(key, time)| {
+                let all = events.get(key).map_or(&[][..], Vec::as_slice);
+                let from = all.partition_point(|(at, _)| *at < time.saturating_sub(self.span));
+                let to = all.partition_point(|(at, _)| *at <= time);
+                all[from.max(to.saturating_sub(EVIDENCE))..to].iter().map(|(_, id)| *id).collect()
+            });
+            hits.push(Hits { evidence: evidence.collect(), rows: found });
         }
         Ok(hits)
     }
@@ -324,5 +324,63 @@ impl Window {
         }
         events.values_mut().for_each(|events| events.sort_unstable());
         Ok(events)
+    }
+}
+
+/// Rows to look at.
+#[derive(Default)]
+struct Due {
+    places: Vec<Place>,
+    /// Which of them are asked about; the others are looked back on.
+    asked: Vec<bool>,
+}
+
+impl Due {
+    /// Adds a subject's rows: those since a time are asked about, if they have at least so many rows behind them, themselves
+    /// included; times are in microseconds since 1970.
+    fn add(&mut self, mut rows: Vec<Place>, since: i64, span: i64, least: usize) {
+        rows.sort_by_key(|place| place.time);
+        let (mut from, mut added) = (0, 0);
+        for peers in rows.chunk_by(|one, other| one.time == other.time).scan(0, |end, peers| {
+            *end += peers.len();
+            Some(*end - peers.len()..*end)
+        }) {
+            let time = rows[peers.start].time;
+            while rows[from].time < time.saturating_sub(span) {
+                from += 1;
+            }
+            if time < since || peers.end - from < least {
+                continue;
+            }
+            added = from.max(added);
+            self.places.extend(&rows[added..peers.end]);
+            self.asked.resize(self.places.len() - peers.len(), false);
+            self.asked.resize(self.places.len(), true);
+            added = peers.end;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(times: &[i64], since: i64, least: usize, expected: &[(i64, bool)]) {
+        let mut due = Due::default();
+        due.add(times.iter().map(|time| Place::at(*time)).collect(), since, 10, least);
+        let found: Vec<(i64, bool)> = due.places.iter().map(|place| place.time).zip(due.asked).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn only_rows_with_rows_enough_behind_them_are_asked_about() {
+        check(&[1, 2, 3], 2, 1, &[(1, false), (2, true), (3, true)]);
+        check(&[3, 1, 2], 1, 3, &[(1, false), (2, false), (3, true)]);
+        // Rows of one time have each other.
+        check(&[1, 5, 5], 1, 3, &[(1, false), (5, true), (5, true)]);
+        check(&[1, 5, 12, 13, 14, 40, 41], 1, 3, &[(5, false), (12, false), (13, true), (14, true)]);
+        check(&[1, 2, 3, 40, 41, 42], 1, 3, &[(1, false), (2, false), (3, true), (40, false), (41, false), (42, true)]);
+        check(&[1, 20], 1, 2, &[]);
     }
 }

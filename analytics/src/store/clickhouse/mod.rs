@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 use vedette_schemas::{EventId, Table};
 
+#[cfg(test)]
+pub(crate) use provider::ClickHouseTable;
+
 use super::{Store, StoreError, Write};
 
 const NAME: &str = "clickhouse";
