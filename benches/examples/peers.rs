@@ -17,7 +17,7 @@ use arrow::record_batch::RecordBatch;
 use tokio::runtime::{Builder, Runtime};
 use vedette_analytics::engine::{Engine, Tables};
 use vedette_benches::Generator;
-use vedette_detections::{Rule, builtin};
+use vedette_detections::{Rule, RuleKind, builtin};
 use vedette_schemas::{AuditDecoder, EventId, Table};
 
 /// As in the program.
@@ -137,7 +137,7 @@ struct Counter {
 impl Counter {
     fn new(runtime: Runtime, conditions: &[String]) -> Self {
         let id = |nth: usize| format!("typical_{nth}");
-        let first = builtin().unwrap().remove(0);
+        let first = builtin().unwrap().into_iter().find(|rule| rule.kind == RuleKind::Match).unwrap();
         let rule = |(nth, condition): (usize, &String)| Rule {
             id: id(nth),
             sql: format!(
