@@ -16,7 +16,9 @@ impl FromStr for Schedule {
         if text.split_whitespace().count() != 5 {
             return Err(format!("{text:?} has not five fields: minute, hour, day of month, month, day of week"));
         }
-        Cron::from_str(text).map(Self).map_err(|error| format!("{text:?}: {error}"))
+        let schedule = Cron::from_str(text).map(Self).map_err(|error| format!("{text:?}: {error}"))?;
+        schedule.after(0).ok_or_else(|| format!("{text:?} never falls due"))?;
+        Ok(schedule)
     }
 }
 
@@ -81,8 +83,8 @@ mod tests {
         let weekly: Schedule = "30 0 * * 1".parse().unwrap();
         let [(start, end)] = weekly.periods(from, time("2026-01-06T00:00:00Z"))[..] else { panic!() };
         assert_eq!((start, end), (time("2025-12-29T00:30:00Z"), time("2026-01-05T00:30:00Z")));
-        let never: Schedule = "0 0 30 2 *".parse().unwrap();
-        assert_eq!((never.periods(from, to), never.newest(to)), (Vec::new(), None));
+        assert!("0 0 29 2 *".parse::<Schedule>().is_ok());
+        assert_eq!("0 0 30 2 *".parse::<Schedule>().unwrap_err(), "\"0 0 30 2 *\" never falls due");
         for wrong in ["", "* * * *", "61 * * * *", "@daily", "0 0 6 * * *"] {
             assert!(wrong.parse::<Schedule>().is_err(), "{wrong}");
         }

@@ -119,7 +119,7 @@ fn one(
     let text = |name: &str| details.get(name).map(plain);
     let raised: Option<Severity> = details.get("severity").and_then(|name| Severity::deserialize(name).ok());
     let severity = raised.map_or(rule.severity, |raised| raised.max(rule.severity));
-    let risk = details.get("risk_score").and_then(Value::as_i64).unwrap_or_default().clamp(0, 100);
+    let risk = details.get("risk_score").and_then(Value::as_f64).unwrap_or_default().clamp(0.0, 100.0).round() as i32;
     Finding {
         alert_id: identity(rule, subject, &details, event_time),
         rule_id: rule.id.clone(),
@@ -137,7 +137,7 @@ fn one(
         source_ip: text("source_ip"),
         attack: rule.attack.clone(),
         tags: rule.checklist.clone(),
-        risk_score: i32::from(rule.risk_at(severity)).max(risk as i32),
+        risk_score: i32::from(rule.risk_at(severity)).max(risk),
         user_name: text("user_name"),
         pod: text("pod").or_else(|| text("name").filter(|_| text("resource").as_deref() == Some("pods"))),
         node: text("node").or_else(|| text("node_name")),
@@ -249,6 +249,18 @@ mod tests {
         assert_eq!(render("{user_name} did {n} of {gone}", row), "eve did 3 of -");
         assert_eq!(render("open { brace", row), "open { brace");
         assert_eq!(render("no braces", row), "no braces");
+    }
+
+    #[test]
+    fn a_selected_risk_score_raises_the_risk_and_never_lowers_it() {
+        let rule = Rule { severity: Severity::Low, risk: None, ..vedette_detections::builtin().unwrap().remove(0) };
+        let risk = |selected: Value| {
+            let details = Map::from_iter([("risk_score".to_owned(), selected)]);
+            one(&rule, None, details, Vec::new(), (0, 0, 0)).risk_score
+        };
+        let low = risk(Value::Null);
+        assert_eq!(low, i32::from(rule.risk_at(Severity::Low)));
+        assert_eq!([60.into(), 60.5.into(), 1e9.into(), (-3).into()].map(risk), [60, 61, 100, low]);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use super::{Clock, Hits, event_id};
 /// A row that waits.
 struct Waiting {
     cluster: Arc<str>,
-    rows: Arc<RecordBatch>,
-    row: u32,
+    /// It alone.
+    row: RecordBatch,
 }
 
 /// Of one subject.
@@ -70,7 +70,7 @@ impl Absence {
             }
             let cluster = clusters[row].clone().unwrap_or_default();
             let own = take_record_batch(rows, &UInt32Array::from(vec![row as u32]))?;
-            subject.waiting.insert(time, Waiting { cluster, rows: Arc::new(own), row: 0 });
+            subject.waiting.insert(time, Waiting { cluster, row: own });
             self.rows += 1;
         }
         Ok(())
@@ -127,8 +127,7 @@ impl Absence {
     fn hits(&self, found: Vec<((i64, u128), Waiting)>) -> Result<Vec<Hits>> {
         let mut rows = Vec::new();
         for ((time, _), waiting) in &found {
-            let row = take_record_batch(&waiting.rows, &UInt32Array::from(vec![waiting.row]))?;
-            rows.push(at(&row, time.saturating_add(self.span))?);
+            rows.push(at(&waiting.row, time.saturating_add(self.span))?);
         }
         let Some(first) = rows.first() else { return Ok(Vec::new()) };
         let rows = concat_batches(&first.schema(), &rows)?;
