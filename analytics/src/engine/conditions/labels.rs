@@ -122,7 +122,8 @@ impl Answers {
         let known = self.texts.len();
         if self.null.is_none() {
             let mut null = 0;
-            for (place, leaf) in self.leaves.iter().enumerate() {
+            // What looks for something finds nothing in null.
+            for (place, leaf) in self.leaves.iter().enumerate().filter(|(_, leaf)| leaves[**leaf].search.is_none()) {
                 null |= (leaves[*leaf].over(vec![dictionary(vec![None], &[])?], 1)?.count() as u64) << place;
             }
             self.null = Some(null);
@@ -133,9 +134,16 @@ impl Answers {
         let news = &texts[known..];
         let column = dictionary((0..news.len()).map(|n| i32::try_from(n).ok()).collect(), news)?;
         self.texts.resize(texts.len(), 0);
-        for (place, leaf) in self.leaves.iter().enumerate() {
-            for row in leaves[*leaf].over(vec![column.clone()], news.len())?.iter() {
-                self.texts[known + row] |= 1 << place;
+        for (place, leaf) in self.leaves.iter().map(|leaf| &leaves[*leaf]).enumerate() {
+            match &leaf.search {
+                Some(search) => {
+                    let answers = self.texts[known..].iter_mut().zip(news);
+                    answers.for_each(|(answer, text)| *answer |= u64::from(search.is(text)) << place);
+                }
+                None => {
+                    let passed = leaf.over(vec![column.clone()], news.len())?;
+                    passed.iter().for_each(|row| self.texts[known + row] |= 1 << place);
+                }
             }
         }
         Ok(())

@@ -197,7 +197,10 @@ impl Conditions {
             _ if cost >= SELECTIVE => How::Survivors,
             _ => How::Whole,
         };
-        let search = if how == How::Survivors { self.searches.add(&expr, &self.schema) } else { None };
+        let search = match how {
+            How::Label(..) | How::Survivors => self.searches.add(&expr, &self.schema),
+            How::Whole | How::Body => None,
+        };
         Ok(Leaf { text, how, cost, origins, fallible, schema, expr: physical, search })
     }
 

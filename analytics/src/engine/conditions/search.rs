@@ -1,4 +1,5 @@
-//! Conditions that look for something in one column's texts or lists: asked of the rows that a rule left, where they stand.
+//! Conditions that look for something in one column's texts or lists: compiled once, and asked of the rows that a rule left,
+//! where they stand, or of a label column's texts.
 //!
 //! Parts of texts and elements of lists are looked for together: the first rule that asks about a row has all that any rule
 //! looks for in its column answered.
@@ -93,6 +94,10 @@ impl Searches {
             },
             _ => return None,
         };
+        let column = match column {
+            Expr::Cast(cast) if cast.field.data_type().is_string() => &*cast.expr,
+            column => column,
+        };
         let (Expr::Column(column), Expr::Literal(literal, _)) = (column, literal) else { return None };
         let column = schema.index_of(&column.name).ok()?;
         let what = self.what(expr, column, schema.field(column).data_type(), text(literal)?)?;
@@ -108,9 +113,11 @@ impl Searches {
             let list = matches!(kind, DataType::List(element) if *element.data_type() == DataType::Utf8);
             return list.then(|| What::Has(vec![self.wanted(column, literal)]));
         }
-        if *kind != DataType::Utf8View {
-            return None;
-        }
+        let column = match kind {
+            DataType::Utf8View => Some(column),
+            DataType::Dictionary(_, text) if text.is_string() => None,
+            _ => return None,
+        };
         match (expr, name) {
             (Expr::Like(_), _) => self.like(column, literal),
             (_, "starts_with") => Some(What::Like(Like::new(literal, [], ""))),
@@ -129,14 +136,17 @@ impl Searches {
         }
     }
 
-    fn regex(&mut self, column: usize, pattern: &str) -> Option<What> {
-        if let Some(parts) = parts_of(pattern) {
-            return Some(What::Has(parts.iter().map(|part| self.wanted(column, part)).collect()));
+    /// No `column`: a label's texts, each of which is asked about once and by itself.
+    fn regex(&mut self, column: Option<usize>, pattern: &str) -> Option<What> {
+        match (column, parts_of(pattern)) {
+            (Some(column), Some(parts)) => {
+                Some(What::Has(parts.iter().map(|part| self.wanted(column, part)).collect()))
+            }
+            _ => Regex::new(pattern).ok().map(What::Matches),
         }
-        Regex::new(pattern).ok().map(What::Matches)
     }
 
-    fn like(&mut self, column: usize, pattern: &str) -> Option<What> {
+    fn like(&mut self, column: Option<usize>, pattern: &str) -> Option<What> {
         // What a backslash means in a pattern is left to Arrow.
         if pattern.contains('\\') {
             return None;
@@ -154,11 +164,10 @@ impl Searches {
         }
     }
 
-    fn has(&mut self, column: usize, part: &str) -> What {
-        match part {
-            // Every text has it.
-            "" => What::Like(Like::new("", [], "")),
-            _ => What::Has(vec![self.wanted(column, part)]),
+    fn has(&mut self, column: Option<usize>, part: &str) -> What {
+        match column.filter(|_| !part.is_empty()) {
+            Some(column) => What::Has(vec![self.wanted(column, part)]),
+            None => What::Like(Like::new("", [part], "")),
         }
     }
 
@@ -189,18 +198,24 @@ impl Searches {
                 };
                 search.among(array, together.found(array, numbers, left)?, left);
             }
-            What::Like(like) => search.keep(array, left, |text| like.is(text))?,
-            What::Matches(regex) => search.keep(array, left, |text| regex.is_match(text))?,
+            _ => {
+                let texts = texts(array)?;
+                left.retain(|row| texts.is_valid(row) && search.is(texts.value(row)));
+            }
         }
         Ok(())
     }
 }
 
 impl Search {
-    fn keep(&self, array: &dyn Array, left: &mut Rows, test: impl Fn(&str) -> bool) -> Result<()> {
-        let texts = texts(array)?;
-        left.retain(|row| texts.is_valid(row) && test(texts.value(row)) != self.negated);
-        Ok(())
+    /// Whether the condition is true of one text, if it is not among those that are asked together.
+    pub fn is(&self, text: &str) -> bool {
+        let found = match &self.what {
+            What::Like(like) => like.is(text),
+            What::Matches(regex) => regex.is_match(text),
+            What::Has(_) => return false,
+        };
+        found != self.negated
     }
 
     fn among(&self, array: &dyn Array, found: Cow<'_, Rows>, left: &mut Rows) {
