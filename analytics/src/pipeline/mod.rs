@@ -65,6 +65,8 @@ pub struct Pipeline {
     learned: bool,
     /// When time was last passed on to rules that wait, and repeats were told.
     passed: Instant,
+    /// When it was last said how much is left to read.
+    lag_said: Instant,
     events: Seen,
     alerts: Seen,
     ahead: Ahead,
@@ -105,6 +107,7 @@ impl Pipeline {
             learned: sharing.is_some(),
             sharing,
             passed: Instant::now(),
+            lag_said: Instant::now(),
             events,
             alerts,
             ahead: Ahead::new(),
@@ -146,16 +149,8 @@ impl Pipeline {
         let topics: Vec<Topic> = [Topic::Audit, Topic::Falco].into_iter().chain(shared).collect();
         let mut consumer = self.journal.subscribe(&self.config.group, &topics).await?;
         tracing::info!(rules = self.engine.len(), journal = %self.journal.id(), "detection runs");
-        let mut lag_checked = Instant::now();
         while !shutdown.is_cancelled() {
             self.step(consumer.as_mut()).await?;
-            if lag_checked.elapsed() > Duration::from_secs(5) {
-                match consumer.lag().await {
-                    Ok(records) => metrics::gauge!("vedette_journal_lag_records").set(records as f64),
-                    Err(error) => tracing::warn!(%error, "the journal does not say how much is left to read"),
-                }
-                lag_checked = Instant::now();
-            }
         }
         let deadline = Instant::now() + CATCH_UP;
         while self.step(consumer.as_mut()).await? && Instant::now() < deadline {}
@@ -176,6 +171,7 @@ impl Pipeline {
             }
         };
         let idle = matches!(polled, Polled::Idle);
+        self.say_lag(consumer).await;
         self.elect(&polled);
         match polled {
             Polled::Records(records) => self.take(records).await?,
@@ -206,6 +202,19 @@ impl Pipeline {
         self.turn(consumer).await?;
         self.renew().await?;
         Ok(!idle)
+    }
+
+    /// Says every few seconds how much is left to read, right after a poll: what is read makes this process tell its progress
+    /// through the journal, which is no lag.
+    async fn say_lag(&mut self, consumer: &mut dyn Consumer) {
+        if self.lag_said.elapsed() < EVERY_LAG {
+            return;
+        }
+        self.lag_said = Instant::now();
+        match consumer.lag().await {
+            Ok(records) => metrics::gauge!("vedette_journal_lag_records").set(records as f64),
+            Err(error) => tracing::warn!(%error, "the journal does not say how much is left to read"),
+        }
     }
 
     fn elect(&self, polled: &Polled) {
@@ -449,6 +458,9 @@ const HAND_OVER: Duration = Duration::from_secs(12);
 
 /// Who holds this partition runs the schedule: a consumer group gives it to one process at a time.
 const ELECTING: Partition = Partition { topic: Topic::Audit, number: 0 };
+
+/// How often it is said how much is left to read.
+const EVERY_LAG: Duration = Duration::from_secs(5);
 
 /// How often time is passed on to rules that wait.
 const EVERY_PASS: Duration = Duration::from_secs(1);
