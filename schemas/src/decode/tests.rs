@@ -448,7 +448,7 @@ proptest! {
         for layout in [&AUDIT_LAYOUT, &FALCO_LAYOUT] {
             let (walked, scanned) = rows(&text, layout);
             // The walk does not know where containers in lists end.
-            let known = !text.contains("[{") && !text.contains("[[");
+            let known = !["[{", "[[", ",{", ",["].iter().any(|begin| text.contains(begin));
             prop_assert!(walked.is_some() || !intact || !known);
             if let Some(walked) = walked {
                 prop_assert_eq!(format!("{:?}", Ok::<_, Malformed>(walked)), format!("{:?}", scanned), "{}", text);
