@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
+use datafusion::common::utils::memory::get_record_batch_memory_size;
 use tokio::task::JoinHandle;
 use vedette_journal::{Delivered, Positions};
 use vedette_schemas::Table;
@@ -49,7 +50,8 @@ impl Pending {
     pub fn add(&mut self, fresh: Fresh, alerts: Option<RecordBatch>) {
         self.since.get_or_insert_with(Instant::now);
         for (table, batch) in fresh.tables.into_iter().chain(alerts.map(|batch| (Table::Alerts, batch))) {
-            self.bytes += batch.get_array_memory_size();
+            // Columns share blocks of text, which count once.
+            self.bytes += get_record_batch_memory_size(&batch);
             self.batches.entry(table).or_default().push(batch);
         }
         for (cluster, events) in fresh.counts {

@@ -2,110 +2,110 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BooleanBuilder, Date32Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
-    TimestampMicrosecondBuilder,
-};
+use arrow::array::{ArrayRef, Date32Array, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::error::ArrowError;
 
 use super::labels::Labels;
-use super::row::{Row, Value};
-use super::texts::Texts;
-use crate::table::{Kind, Table, list_item};
+use super::lists::Lists;
+use super::row::Row;
+use super::texts::{Blocks, Texts};
+use crate::table::{Kind, Table};
 
-/// One column.
-enum Builder {
-    Text(Texts),
-    Label(Labels),
-    TextList(ListBuilder<StringBuilder>),
-    Int32(Int32Builder),
-    Int64(Int64Builder),
-    Bool(BooleanBuilder),
-    Time(TimestampMicrosecondBuilder),
-    Day(Date32Builder),
-}
-
-impl Builder {
-    fn new(kind: Kind, rows: usize) -> Self {
-        match kind {
-            Kind::Text | Kind::Json => Self::Text(Texts::with_capacity(rows)),
-            Kind::Label => Self::Label(Labels::with_capacity(rows)),
-            Kind::TextList => Self::TextList(ListBuilder::new(StringBuilder::new()).with_field(list_item())),
-            Kind::Int32 => Self::Int32(Int32Builder::with_capacity(rows)),
-            Kind::Int64 => Self::Int64(Int64Builder::with_capacity(rows)),
-            Kind::Bool => Self::Bool(BooleanBuilder::with_capacity(rows)),
-            Kind::Time => Self::Time(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC")),
-            Kind::Day => Self::Day(Date32Builder::with_capacity(rows)),
-        }
-    }
-
-    #[inline(always)]
-    fn append(&mut self, value: Value, row: &Row, event: &str) {
-        let text = if let Value::Text(text) = value { Some(row.read(text, event)) } else { None };
-        let int = if let Value::Int(int) = value { Some(int) } else { None };
-        match self {
-            Self::Text(builder) => builder.append(text),
-            Self::Label(builder) => builder.append(text),
-            Self::TextList(builder) => {
-                if let Value::List(start, end) = value {
-                    let values = builder.values();
-                    row.elements[start..end].iter().for_each(|text| values.append_value(row.read(*text, event)));
-                }
-                builder.append(true);
-            }
-            Self::Int32(builder) => builder.append_option(int.and_then(|int| i32::try_from(int).ok())),
-            Self::Int64(builder) => builder.append_option(int),
-            Self::Bool(builder) => builder.append_option(int.map(|int| int != 0)),
-            Self::Time(builder) => builder.append_option(int),
-            Self::Day(builder) => builder.append_option(int.and_then(|int| i32::try_from(int).ok())),
-        }
-    }
-
-    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        Ok(match self {
-            Self::Text(builder) => Arc::new(builder.finish()),
-            Self::Label(builder) => builder.finish()?,
-            Self::TextList(builder) => Arc::new(builder.finish()),
-            Self::Int32(builder) => Arc::new(builder.finish()),
-            Self::Int64(builder) => Arc::new(builder.finish()),
-            Self::Bool(builder) => Arc::new(builder.finish()),
-            Self::Time(builder) => Arc::new(builder.finish()),
-            Self::Day(builder) => Arc::new(builder.finish()),
-        })
-    }
-}
-
-/// All columns of a table.
+/// All columns of a table, sorted by what they are made of; each with its place in the table.
 pub struct Columns {
     table: Table,
-    builders: Vec<Builder>,
-    rows: usize,
+    /// For each row which columns have a value, as bits of their places.
+    set: Vec<u64>,
+    blocks: Blocks,
+    texts: Vec<(usize, Texts)>,
+    labels: Vec<(usize, Labels)>,
+    lists: Vec<(usize, Lists)>,
+    numbers: Vec<(usize, Vec<i64>)>,
 }
 
 impl Columns {
     pub fn new(table: Table, rows: usize) -> Self {
-        let builders = table.columns().iter().map(|column| Builder::new(column.kind, rows)).collect();
-        Self { table, builders, rows: 0 }
+        let (texts, labels, lists, numbers) = Default::default();
+        let set = Vec::with_capacity(rows);
+        let mut columns = Self { table, set, blocks: Blocks::default(), texts, labels, lists, numbers };
+        for (place, column) in table.columns().iter().enumerate() {
+            match column.kind {
+                Kind::Text | Kind::Json => columns.texts.push((place, Texts::with_capacity(rows))),
+                Kind::Label => columns.labels.push((place, Labels::with_capacity(rows))),
+                Kind::TextList => columns.lists.push((place, Lists::with_capacity(rows))),
+                Kind::Int32 | Kind::Int64 | Kind::Bool | Kind::Time | Kind::Day => {
+                    columns.numbers.push((place, Vec::with_capacity(rows)));
+                }
+            }
+        }
+        columns
     }
 
     pub fn rows(&self) -> usize {
-        self.rows
+        self.set.len()
     }
 
-    /// Appends a row, read from that event, whose values are in the table's order.
+    /// Appends a row, read from that event.
     pub fn append(&mut self, row: &Row, event: &str) {
-        for (builder, value) in self.builders.iter_mut().zip(&row.values) {
-            builder.append(*value, row, event);
+        let placed = self.blocks.put(event, &row.own);
+        for (place, texts) in &mut self.texts {
+            texts.append(row.span(*place), placed);
         }
-        self.rows += 1;
+        for (place, labels) in &mut self.labels {
+            let label = row.has(*place).then(|| placed.text(row.span(*place)));
+            labels.append(label);
+        }
+        for (place, lists) in &mut self.lists {
+            let elements = row.span(*place);
+            lists.append(row.elements.get(elements.start..elements.end).unwrap_or_default(), placed);
+        }
+        for (place, numbers) in &mut self.numbers {
+            numbers.push(row.number(*place));
+        }
+        self.set.push(row.set());
     }
 
     /// The batch, leaving the columns empty.
     #[expect(clippy::expect_used, reason = "columns and schema come from one table; no event can make them differ")]
     pub fn finish(&mut self) -> RecordBatch {
-        self.rows = 0;
-        let arrays: Result<Vec<_>, _> = self.builders.iter_mut().map(Builder::finish).collect();
-        let batch = arrays.and_then(|arrays| RecordBatch::try_new(self.table.schema(), arrays));
-        batch.expect("columns of the table's schema")
+        self.arrays().expect("columns of the table's schema")
     }
+
+    fn arrays(&mut self) -> Result<RecordBatch, ArrowError> {
+        let set = std::mem::take(&mut self.set);
+        let everywhere = set.iter().fold(u64::MAX, |all, row| all & row);
+        let nulls = |place: usize| {
+            let is_set = |row: usize| set[row] >> place & 1 == 1;
+            (everywhere >> place & 1 == 0).then(|| NullBuffer::new(BooleanBuffer::collect_bool(set.len(), is_set)))
+        };
+        let blocks = self.blocks.finish();
+        let mut arrays: Vec<(usize, ArrayRef)> = Vec::with_capacity(self.table.columns().len());
+        for (place, texts) in &mut self.texts {
+            arrays.push((*place, Arc::new(texts.finish(blocks.clone(), nulls(*place)))));
+        }
+        for (place, labels) in &mut self.labels {
+            arrays.push((*place, labels.finish()?));
+        }
+        for (place, lists) in &mut self.lists {
+            arrays.push((*place, Arc::new(lists.finish()?)));
+        }
+        for (place, numbers) in &mut self.numbers {
+            let array = number_array(self.table.columns()[*place].kind, std::mem::take(numbers), nulls(*place))?;
+            arrays.push((*place, array));
+        }
+        arrays.sort_unstable_by_key(|(place, _)| *place);
+        RecordBatch::try_new(self.table.schema(), arrays.into_iter().map(|(_, array)| array).collect())
+    }
+}
+
+/// A column of a kind that is a number. Those that are kept in 32 bits were read as such.
+fn number_array(kind: Kind, numbers: Vec<i64>, nulls: Option<NullBuffer>) -> Result<ArrayRef, ArrowError> {
+    let short = || numbers.iter().map(|number| *number as i32).collect();
+    Ok(match kind {
+        Kind::Int32 => Arc::new(Int32Array::try_new(short(), nulls)?),
+        Kind::Day => Arc::new(Date32Array::try_new(short(), nulls)?),
+        Kind::Time => Arc::new(TimestampMicrosecondArray::try_new(numbers.into(), nulls)?.with_timezone("UTC")),
+        _ => Arc::new(Int64Array::try_new(numbers.into(), nulls)?),
+    })
 }

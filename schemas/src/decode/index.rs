@@ -7,8 +7,9 @@ use super::block::{self, Carry, Classes};
 use super::escape::is_escape;
 use super::scan::Malformed;
 
-/// Longest text taken, in bytes: with what `rest` adds to a whole event, its length is still one of 32 bits.
-pub const LONGEST: usize = u32::MAX as usize - 64;
+/// Longest text taken, in bytes: with all that a row adds to it, which is less than three times as much, its length is still
+/// one of 32 bits.
+pub const LONGEST: usize = 1 << 30;
 
 /// The tokens of a text, and its escapes.
 #[derive(Debug, Default)]
@@ -27,7 +28,7 @@ impl Index {
         self.count = 0;
         self.escapes.clear();
         if text.len() > LONGEST {
-            return Err(Malformed { at: 0, reason: "longer than 4 GiB" });
+            return Err(Malformed { at: 0, reason: "longer than 1 GiB" });
         }
         let open = fill(self, text)?;
         if open {

@@ -57,8 +57,8 @@ impl Labels {
     }
 
     #[inline(always)]
-    pub fn append(&mut self, label: Option<&str>) {
-        let key = label.map_or(NULL, |label| self.number(label.as_bytes()));
+    pub fn append(&mut self, label: Option<&[u8]>) {
+        let key = label.map_or(NULL, |label| self.number(label));
         self.keys.push(key);
     }
 
@@ -179,7 +179,7 @@ mod tests {
             let texts: Vec<Option<String>> = (0..4000)
                 .map(|i| (i % 7 != 0).then(|| format!("{round}-{}", "x".repeat(i % 40) + &(i % 500).to_string())))
                 .collect();
-            texts.iter().for_each(|text| labels.append(text.as_deref()));
+            texts.iter().for_each(|text| labels.append(text.as_ref().map(String::as_bytes)));
             let array = labels.finish().unwrap();
             let typed = array.as_dictionary::<Int32Type>().downcast_dict::<arrow::array::StringArray>().unwrap();
             assert_eq!(typed.into_iter().map(|t| t.map(str::to_owned)).collect::<Vec<_>>(), texts);
@@ -191,7 +191,7 @@ mod tests {
     fn each_text_is_entered_once() {
         let mut labels = Labels::with_capacity(8);
         for i in 0..10_000 {
-            labels.append(Some(["get", "list", "", "a rather long user agent/1.0"][i % 4]));
+            labels.append(Some(["get", "list", "", "a rather long user agent/1.0"][i % 4].as_bytes()));
         }
         assert_eq!(labels.finish().unwrap().as_dictionary::<Int32Type>().values().len(), 4);
     }

@@ -8,9 +8,11 @@ mod falco;
 mod index;
 mod labels;
 pub(crate) mod layout;
+mod lists;
 mod marks;
 mod outline;
 pub mod paths;
+mod pool;
 pub(crate) mod rest;
 mod row;
 mod scan;
@@ -24,7 +26,7 @@ use arrow::array::RecordBatch;
 use self::builders::Columns;
 use self::layout::Layout;
 use self::outline::Outline;
-use self::row::{Row, Value};
+use self::row::Row;
 use self::scan::{Malformed, Scanner, Tokens};
 use self::walk::Walker;
 use crate::identity::EventId;
@@ -97,9 +99,9 @@ impl Decoder {
         row.put_rest(self.layout.rest, text);
         row.put(EVENT_ID, std::str::from_utf8(&id.hex()).unwrap_or_default());
         row.put(CLUSTER, cluster);
-        row.values[DAY] = Value::Int(time::day(received_at));
-        row.values[RECEIVED_AT] = Value::Int(received_at);
-        row.values[EVENT_TIME] = Value::Int(event_time);
+        row.put_number(DAY, time::day(received_at));
+        row.put_number(RECEIVED_AT, received_at);
+        row.put_number(EVENT_TIME, event_time);
         self.columns.append(row, text);
         Ok(())
     }
@@ -108,7 +110,6 @@ impl Decoder {
     /// of.
     fn read<'a>(&mut self, payload: &'a [u8]) -> Result<(u64, &'a str), DecodeError> {
         let Self { layout, row, .. } = self;
-        let columns = layout.table.columns().len();
         let event = trimmed(payload);
         if self.outline.fill(event) {
             #[expect(unsafe_code, reason = "the bytes have been looked at, which need not be done again")]
@@ -118,7 +119,7 @@ impl Decoder {
                 false => simdutf8::basic::from_utf8(event),
             };
             if let Ok(event) = event {
-                row.clear(columns);
+                row.clear(event);
                 if let Ok((seen, _)) = row.object(&mut Walker::new(event, &self.outline), layout.fields) {
                     return Ok((seen, event));
                 }
@@ -132,7 +133,7 @@ impl Decoder {
             scanner.end()?;
             return Err(DecodeError::NotObject);
         }
-        row.clear(columns);
+        row.clear(text);
         let (seen, _) = row.object(&mut scanner, layout.fields)?;
         scanner.end()?;
         self.scan = scanner.into_scratch();

@@ -12,8 +12,6 @@ use super::scan::scalar_length;
 
 /// Containers this deep are found again: the object itself is at 0, lists in an object in it at 2.
 const DEEPEST: usize = 2;
-/// Kinds of open containers are bits of a word.
-const MAX_DEPTH: usize = 63;
 
 /// Room for outlines, to use again.
 #[derive(Debug, Default)]
@@ -97,7 +95,7 @@ fn fill_avx2(outline: &mut Outline, text: &[u8]) -> bool {
     let compact = compare(&mut outline.blocks, text, classify, |bits| avx2::parity(bits));
     let (ascii, no_controls) = bytes.are_plain();
     outline.ascii = ascii;
-    compact && no_controls && follow(outline, text)
+    compact.is_some_and(|scalars| no_controls && follow(outline, text, scalars))
 }
 
 fn fill_anywhere(outline: &mut Outline, text: &[u8]) -> bool {
@@ -109,51 +107,49 @@ fn fill_anywhere(outline: &mut Outline, text: &[u8]) -> bool {
     let compact = compare(&mut outline.blocks, text, classify, block::parity);
     let (ascii, no_controls) = bytes.are_plain();
     outline.ascii = ascii;
-    compact && no_controls && follow(outline, text)
+    compact.is_some_and(|scalars| no_controls && follow(outline, text, scalars))
 }
 
-/// The first pass: whether no two neighbours are wrong anywhere. Control characters, which are wrong within strings as well
-/// as outside, are left to the caller.
+/// The first pass: how many bytes numbers and literals have, if no two neighbours are wrong anywhere. Control characters,
+/// which are wrong within strings as well as outside, are left to the caller.
 #[inline(always)]
 fn compare(
     blocks: &mut Vec<Block>,
     text: &[u8],
     mut classify: impl FnMut(&[u8; 64]) -> Classes,
     parity: impl Fn(u64) -> u64,
-) -> bool {
+) -> Option<u32> {
     let (whole, tail) = text.as_chunks::<64>();
-    blocks.clear();
-    blocks.resize(whole.len() + 1, Block::default());
-    let mut before = Before::default();
-    let mut wrong = 0;
+    // The object stands where a value may stand.
+    let mut before = Before { colon: 1, ..Before::default() };
+    // Each is written anew.
+    blocks.resize(text.len().div_ceil(64), Block::default());
     for (bytes, block) in whole.iter().zip(blocks.iter_mut()) {
-        wrong |= compare_block(&classify(bytes), u64::MAX, &parity, &mut before, block);
+        *block = before.block(&classify(bytes), u64::MAX, &parity);
     }
-    if let Some(block) = blocks.last_mut()
-        && !tail.is_empty()
-    {
+    if let Some(block) = blocks.get_mut(whole.len()) {
         let mut bytes = [b' '; 64];
         bytes[..tail.len()].copy_from_slice(tail);
-        wrong |= compare_block(&classify(&bytes), !(u64::MAX << tail.len()), &parity, &mut before, block);
+        *block = before.block(&classify(&bytes), !(u64::MAX << tail.len()), &parity);
     }
-    wrong == 0 && !before.strings.within_string()
+    (before.wrong == 0 && !before.strings.within_string()).then_some(before.scalars)
 }
 
 /// What a block must know of the ones before: of each kind whether the last byte was one, as the lowest bit.
 #[derive(Default)]
 struct Before {
     strings: Carry,
-    /// A colon or a comma.
-    separator: u64,
-    /// An opening bracket or a comma.
-    open_or_comma: u64,
-    /// A closing quote or bracket.
-    close: u64,
-    scalar: u64,
+    open: u64,
+    colon: u64,
+    comma: u64,
     /// The end of a string that can be a key.
     key: u64,
     /// 1 if a string that can be a key goes on.
     in_key: u64,
+    /// Bytes that must not stand where they do, of all blocks.
+    wrong: u64,
+    /// Bytes of numbers and literals.
+    scalars: u32,
 }
 
 /// Each bit moved to the byte that follows; the last one is for the next block.
@@ -164,91 +160,98 @@ fn follows(bits: u64, carry: &mut u64) -> u64 {
     moved
 }
 
-/// Fills a block, of which the bytes in `used` count. Returns the bytes that must not stand where they do.
-#[inline(always)]
-fn compare_block(
-    classes: &Classes,
-    used: u64,
-    parity: &impl Fn(u64) -> u64,
-    before: &mut Before,
-    block: &mut Block,
-) -> u64 {
-    let strings = block::strings(classes, &mut before.strings, parity);
-    let outside = !(strings.inside | strings.quotes);
-    let (opens, closes) = (classes.opens & outside, classes.closes & outside);
-    let (colons, commas) = (classes.colons & outside, classes.commas & outside);
-    let scalars = outside & used & !(classes.opens | classes.closes | classes.colons | classes.commas);
-    let (opening, closing) = (strings.quotes & strings.inside, strings.quotes & !strings.inside);
+impl Before {
+    /// The next block, of which the bytes in `used` count.
+    #[inline(always)]
+    fn block(&mut self, classes: &Classes, used: u64, parity: &impl Fn(u64) -> u64) -> Block {
+        let strings = block::strings(classes, &mut self.strings, parity);
+        let outside = !(strings.inside | strings.quotes);
+        let (opens, closes) = (classes.opens & outside, classes.closes & outside);
+        let (colons, commas) = (classes.colons & outside, classes.commas & outside);
+        let scalars = outside & used & !(classes.opens | classes.closes | classes.colons | classes.commas);
+        let (opening, closing) = (strings.quotes & strings.inside, strings.quotes & !strings.inside);
+        self.scalars += scalars.count_ones();
 
-    let separators = colons | commas;
-    let after_separator = follows(separators, &mut before.separator);
-    let after_open_or_comma = follows(opens | commas, &mut before.open_or_comma);
-    let after_close = follows(closes | closing, &mut before.close);
-    let after_scalar = follows(scalars, &mut before.scalar);
-    // A key stands after a bracket or a comma. Added to the bits of its string, its first bit is carried to the end.
-    let (sum, carried) = strings.inside.overflowing_add(opening & after_open_or_comma);
-    let (sum, carried_on) = sum.overflowing_add(before.in_key);
-    before.in_key = u64::from(carried | carried_on);
-    let after_key = follows(sum & closing, &mut before.key);
+        let after_open = follows(opens, &mut self.open);
+        let after_colon = follows(colons, &mut self.colon);
+        let after_comma = follows(commas, &mut self.comma);
+        let after_open_or_comma = after_open | after_comma;
+        // What may begin a value. All other bytes outside strings follow something that ends one.
+        let begin = after_open_or_comma | after_colon;
+        // A key stands after a bracket or a comma. Added to the bits of its string, its first bit is carried to the end.
+        let (sum, carried) = strings.inside.overflowing_add(opening & after_open_or_comma);
+        let (sum, carried_on) = sum.overflowing_add(self.in_key);
+        self.in_key = u64::from(carried | carried_on);
+        let after_key = follows(sum & closing, &mut self.key);
 
-    block.quotes = strings.quotes;
-    block.backslashes = classes.backslashes;
-    block.brackets = opens | closes;
-    block.scalars = scalars & !after_scalar;
-    block.escaped = strings.escaped & !(classes.quotes | classes.backslashes);
-    // In an object each string after a bracket or a comma is a key, and nothing else stands there; in an array none is.
-    block.strange_in_array = colons;
-    block.strange_in_object = after_open_or_comma & !(opening | closes) | after_key & !colons;
-    (after_close | after_scalar) & (opening | opens)
-        | after_close & scalars
-        | after_separator & closes
-        | (after_separator | after_open_or_comma) & separators
-        | colons & !after_key
+        self.wrong |=
+            (opening | opens) & !begin | commas & begin | closes & (after_colon | after_comma) | colons & !after_key;
+        Block {
+            quotes: strings.quotes,
+            backslashes: classes.backslashes,
+            brackets: opens | closes,
+            scalars: scalars & begin,
+            escaped: strings.escaped & !(classes.quotes | classes.backslashes),
+            // In an object each string after a bracket or a comma is a key, and nothing else stands there; in an array none
+            // is.
+            strange_in_array: colons,
+            strange_in_object: after_open_or_comma & !(opening | closes) | after_key & !colons,
+        }
+    }
 }
 
 /// The second pass: whether brackets match, with nothing strange between them and nothing after the last, and scalars and
-/// escapes are what JSON knows.
+/// escapes are what JSON knows. `scalars` says how many bytes of scalars there are: one that begins where no value may begin
+/// is not among those that are looked at.
 #[inline(always)]
-fn follow(outline: &mut Outline, text: &[u8]) -> bool {
+fn follow(outline: &mut Outline, text: &[u8], scalars: u32) -> bool {
     let containers = &mut outline.containers;
     containers.clear();
-    // The kinds of the open containers, 1 for an object and 0 for an array; the innermost is the lowest bit.
-    let (mut kinds, mut depth) = (0_u64, 0_usize);
-    // Where the open containers begin.
-    let mut starts = [0_u32; MAX_DEPTH + 1];
+    // The kinds of the open containers, 1 for an object and 0 for an array, below a 1; the innermost is the lowest bit.
+    let mut kinds = 1_u64;
+    // Where the open outer containers begin.
+    let mut starts = [0_u32; DEEPEST + 1];
+    let (mut errors, mut deepest, mut scalars_left) = (0, 0, scalars as usize);
     for (number, block) in outline.blocks.iter().enumerate() {
         let start = number * 64;
-        let strange = |kinds: u64| if kinds & 1 == 1 { block.strange_in_object } else { block.strange_in_array };
-        let (mut brackets, mut left, mut errors) = (block.brackets, u64::MAX, 0);
+        // Which bytes stand in objects.
+        let mut in_object = (kinds & 1).wrapping_neg();
+        let mut brackets = block.brackets;
         while brackets != 0 {
-            let at = start + brackets.trailing_zeros() as usize;
-            let up_to = brackets ^ brackets.wrapping_sub(1);
+            let place = brackets.trailing_zeros();
             brackets &= brackets.wrapping_sub(1);
-            errors |= strange(kinds) & left & up_to;
-            left &= !up_to;
+            let at = start + place as usize;
             // Curly and square brackets differ in one bit, opening and closing ones in another.
             let byte = u64::from(text.get(at).copied().unwrap_or(0));
             let (kind, opens) = (byte >> 5 & 1, byte >> 1 & 1);
+            let before = kinds;
             errors |= !opens & (kinds ^ kind) & 1;
             kinds = if opens == 1 { kinds << 1 | kind } else { kinds >> 1 };
-            let outer = depth.min(depth.wrapping_sub(1).wrapping_add(opens as usize));
-            depth = depth.wrapping_sub(1).wrapping_add(2 * opens as usize);
-            errors |= u64::from(depth > MAX_DEPTH);
-            let begins = &mut starts[outer % (MAX_DEPTH + 1)];
-            *begins = if opens == 1 { at as u32 } else { *begins };
-            if outer <= DEEPEST && opens == 0 {
-                containers.push((*begins, at as u32));
+            deepest |= kinds;
+            in_object ^= ((before ^ kinds) & 1).wrapping_neg() << place << 1;
+            // The same for both brackets of a container: the kinds of those around it.
+            let around = before.min(kinds);
+            if around < 2 << DEEPEST {
+                let begins = &mut starts[(around.max(1).ilog2() as usize).min(DEEPEST)];
+                if opens == 1 {
+                    *begins = at as u32;
+                } else {
+                    containers.push((*begins, at as u32));
+                }
             }
         }
-        let fine = errors | strange(kinds) & left == 0
-            && (block.scalars == 0 || each_scalar(text, start, block.scalars))
-            && (block.escaped == 0 || escapes(text, start, block.escaped));
-        if !fine {
+        errors |= in_object & block.strange_in_object | !in_object & block.strange_in_array;
+        if block.scalars != 0 {
+            let Some(length) = each_scalar(text, start, block.scalars) else { return false };
+            scalars_left = scalars_left.wrapping_sub(length);
+        }
+        if block.escaped != 0 && !escapes(text, start, block.escaped) {
             return false;
         }
     }
     // The whole ends last, with the text.
-    depth == 0 && containers.last().is_some_and(|whole| *whole == (0, text.len() as u32 - 1))
+    let ended = kinds == 1 && containers.last().is_some_and(|whole| *whole == (0, text.len() as u32 - 1));
+    ended && errors == 0 && deepest >> 63 == 0 && scalars_left == 0
 }
 
 /// Whether all of the escaped bytes make escapes that JSON knows.
@@ -263,24 +266,29 @@ fn escapes(text: &[u8], start: usize, mut escaped: u64) -> bool {
     true
 }
 
-/// Whether what begins at each of the bits is a number or a literal, to the end of it.
+/// The length of all that begins at the bits, if each is a number or a literal, to the end of it.
 #[inline(never)]
-fn each_scalar(text: &[u8], start: usize, mut firsts: u64) -> bool {
+fn each_scalar(text: &[u8], start: usize, mut firsts: u64) -> Option<usize> {
+    let mut sum = 0;
     while firsts != 0 {
         let at = start + firsts.trailing_zeros() as usize;
         let bytes = text.get(at..).unwrap_or_default();
-        let Some(length) = scalar_length(bytes) else { return false };
+        let length = scalar_length(bytes)?;
         if !matches!(bytes.get(length), Some(b',' | b'}' | b']')) {
-            return false;
+            return None;
         }
+        sum += length;
         firsts &= firsts - 1;
     }
-    true
+    Some(sum)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A bit of a word is for each open container, and two are not.
+    const MAX_DEPTH: usize = 62;
     use crate::decode::scan::{Scanner, Scratch, Tokens};
     use crate::decode::tests::compacted;
 

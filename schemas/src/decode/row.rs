@@ -9,35 +9,26 @@ use super::time;
 /// Unknown fields of one object that are told apart. An object with more of them keeps the event whole.
 const MOST_UNKNOWN: usize = 32;
 
-/// Text of a row.
-#[derive(Clone, Copy, Debug)]
-pub enum Text {
-    /// As it stands in the event.
-    Event(Span),
-    /// A part of `Row::owned`.
-    Owned(Span),
-}
-
-/// A value on its way to a column.
-#[derive(Clone, Copy, Debug)]
-pub enum Value {
-    Null,
-    Text(Text),
-    /// A range of `Row::elements`.
-    List(usize, usize),
-    Int(i64),
-}
+/// Columns that a row has room for.
+const MOST_COLUMNS: usize = 64;
 
 /// The values of a row, and what has no column. Used again for its memory.
-#[derive(Debug, Default)]
+///
+/// Its texts are spans of the event followed by the row's own text, as if they were one.
+#[derive(Debug)]
 pub struct Row {
-    pub values: Vec<Value>,
+    /// Which columns have a value, as bits of their places.
+    set: u64,
+    /// The columns' values: the span of a text, the range of a list among the elements, a number; 0 without a value.
+    cells: [u64; MOST_COLUMNS],
     /// Elements of the lists among the values.
-    pub elements: Vec<Text>,
+    pub elements: Vec<Span>,
+    /// Length of the event.
+    event: usize,
     /// Text that does not stand in the event: what strings with escapes mean, the rest, and what was put in.
-    owned: String,
+    pub own: String,
     /// Names of the unknown fields of the objects being read.
-    unknown: Vec<Text>,
+    unknown: Vec<Span>,
     rest: Rest,
     /// The time found where there is no column for it.
     pub moment: Option<i64>,
@@ -47,46 +38,101 @@ pub struct Row {
     pub whole: bool,
 }
 
+impl Default for Row {
+    fn default() -> Self {
+        Self {
+            set: 0,
+            cells: [0; MOST_COLUMNS],
+            elements: Vec::new(),
+            event: 0,
+            own: String::new(),
+            unknown: Vec::new(),
+            rest: Rest::default(),
+            moment: None,
+            copied_moment: None,
+            whole: false,
+        }
+    }
+}
+
 impl Row {
-    /// Forgets the row before.
-    pub fn clear(&mut self, columns: usize) {
-        self.values.clear();
-        self.values.resize(columns, Value::Null);
+    /// Forgets the row before, to read that event.
+    pub fn clear(&mut self, event: &str) {
+        (self.set, self.cells) = (0, [0; MOST_COLUMNS]);
+        self.event = event.len();
         self.elements.clear();
-        self.owned.clear();
+        self.own.clear();
         self.unknown.clear();
         self.rest.clear();
         (self.moment, self.copied_moment, self.whole) = (None, None, false);
     }
 
-    /// What a text of the row says; `event` is the text that the row was read from.
+    /// Which columns have a value, as bits of their places.
     #[inline(always)]
-    pub fn read<'a>(&'a self, text: Text, event: &'a str) -> &'a str {
-        match text {
-            Text::Event(span) => span.of(event),
-            Text::Owned(span) => span.of(&self.owned),
+    pub fn set(&self) -> u64 {
+        self.set
+    }
+
+    #[inline(always)]
+    pub fn has(&self, column: usize) -> bool {
+        self.set >> (column % MOST_COLUMNS) & 1 == 1
+    }
+
+    /// A column's number; 0 if it has no value.
+    #[inline(always)]
+    pub fn number(&self, column: usize) -> i64 {
+        self.cells[column % MOST_COLUMNS] as i64
+    }
+
+    /// A column's text, or the range of its list among the elements. Without a value it is empty, and at the start.
+    #[inline(always)]
+    pub fn span(&self, column: usize) -> Span {
+        let cell = self.cells[column % MOST_COLUMNS];
+        Span { start: cell as u32 as usize, end: (cell >> 32) as usize }
+    }
+
+    #[inline(always)]
+    pub fn put_number(&mut self, column: usize, number: i64) {
+        let column = column % MOST_COLUMNS;
+        self.cells[column] = number as u64;
+        self.set |= 1 << column;
+    }
+
+    /// Events are shorter than `LONGEST`, and so is all that a row adds.
+    #[inline(always)]
+    fn put_span(&mut self, column: usize, span: Span) {
+        self.put_number(column, (span.start as u64 | (span.end as u64) << 32) as i64);
+    }
+
+    fn empty(&mut self, column: usize) {
+        self.put_number(column, 0);
+        self.set &= !(1 << (column % MOST_COLUMNS));
+    }
+
+    /// What a text of the row says; `event` is the text that the row was read from.
+    fn read<'a>(&'a self, text: Span, event: &'a str) -> &'a str {
+        match text.start.checked_sub(self.event) {
+            Some(start) => Span { start, end: text.end - self.event }.of(&self.own),
+            None => text.of(event),
         }
     }
 
     pub fn time(&self, column: usize) -> Option<i64> {
-        match self.values.get(column) {
-            Some(Value::Int(micros)) => Some(*micros),
-            _ => None,
-        }
+        self.has(column).then(|| self.number(column))
     }
 
     /// Copies a list's last element to a column of its own.
     pub fn copy_last(&mut self, list: usize, column: usize) {
-        if let Value::List(start, end) = self.values[list]
-            && end > start
-        {
-            self.values[column] = Value::Text(self.elements[end - 1]);
+        let Span { start, end } = self.span(list);
+        if end > start {
+            self.put_span(column, self.elements[end - 1]);
         }
     }
 
     /// Puts text of its own into a column.
     pub fn put(&mut self, column: usize, text: &str) {
-        self.values[column] = Value::Text(own(&mut self.owned, text));
+        let span = own(&mut self.own, self.event, text);
+        self.put_span(column, span);
     }
 
     /// Puts what has no column into a column of its own; `event` is the text that the row was read from.
@@ -95,7 +141,8 @@ impl Row {
             self.rest.keep_whole(event.trim_matches([' ', '\n', '\r', '\t']));
         }
         if let Some(rest) = self.rest.finish() {
-            self.values[column] = Value::Text(own(&mut self.owned, rest));
+            let span = own(&mut self.own, self.event, rest);
+            self.put_span(column, span);
         }
     }
 
@@ -143,13 +190,13 @@ impl Row {
 
     /// What a string means, given without its quotes, and whether that is exact.
     #[inline(always)]
-    fn meaning<T: Tokens>(&mut self, tokens: &T, inner: Span, escaped: bool) -> (Text, bool) {
+    fn meaning<T: Tokens>(&mut self, tokens: &T, inner: Span, escaped: bool) -> (Span, bool) {
         if !escaped {
-            return (Text::Event(inner), true);
+            return (inner, true);
         }
-        let start = self.owned.len();
-        let exact = unescape_into(inner.of(tokens.text()), &mut self.owned);
-        (Text::Owned(Span { start, end: self.owned.len() }), exact)
+        let start = self.event + self.own.len();
+        let exact = unescape_into(inner.of(tokens.text()), &mut self.own);
+        (Span { start, end: self.event + self.own.len() }, exact)
     }
 
     /// Empties what an earlier field of the same name filled.
@@ -158,11 +205,11 @@ impl Row {
             Shape::Nested(fields) => fields.iter().for_each(|field| self.forget(field)),
             Shape::Copied(fields) => {
                 fields.iter().for_each(|field| self.forget(field));
-                self.values[field.column] = Value::Null;
+                self.empty(field.column);
             }
             Shape::Moment => self.moment = None,
             Shape::Nanoseconds => self.copied_moment = None,
-            _ => self.values[field.column] = Value::Null,
+            _ => self.empty(field.column),
         }
     }
 
@@ -200,7 +247,7 @@ impl Row {
     fn string<T: Tokens>(&mut self, tokens: &mut T, field: &Field) -> Scan<bool> {
         let (inner, escaped) = tokens.string()?;
         let (text, exact) = self.meaning(tokens, inner, escaped);
-        self.values[field.column] = Value::Text(text);
+        self.put_span(field.column, text);
         Ok(exact)
     }
 
@@ -226,7 +273,7 @@ impl Row {
             }
             next = tokens.next_key()?;
         }
-        self.values[field.column] = Value::Text(Text::Event(Span { start, end: tokens.passed() }));
+        self.put_span(field.column, Span { start, end: tokens.passed() });
         Ok(())
     }
 
@@ -247,7 +294,7 @@ impl Row {
             }
             more = tokens.next_element()?;
         }
-        self.values[column] = Value::List(start, self.elements.len());
+        self.put_span(column, Span { start, end: self.elements.len() });
         Ok(exact)
     }
 
@@ -271,23 +318,28 @@ impl Row {
     fn take<T: Tokens>(&mut self, tokens: &T, field: &Field, value: Span) -> bool {
         let raw = value.of(tokens.text());
         let is_text = raw.starts_with('"');
-        let (value, exact) = match field.shape {
-            Shape::Any if raw != "null" => (Value::Text(Text::Event(value)), true),
-            Shape::Object if raw.starts_with('{') => (Value::Text(Text::Event(value)), true),
+        match field.shape {
+            Shape::Any if raw != "null" => self.put_span(field.column, value),
+            Shape::Object if raw.starts_with('{') => self.put_span(field.column, value),
             Shape::Time if is_text => {
                 let (text, _) = self.meaning(tokens, value.inner(), tokens.escaped(value));
                 let text = self.read(text, tokens.text());
                 let Some(micros) = time::parse(text) else { return false };
-                (Value::Int(micros), time::is_canonical(text))
+                let exact = time::is_canonical(text);
+                self.put_number(field.column, micros);
+                return exact;
             }
-            Shape::Int32 => match raw.parse::<i32>() {
-                Ok(number) => (Value::Int(i64::from(number)), raw != "-0"),
-                Err(_) => return false,
-            },
-            Shape::Int64 => match raw.trim_matches('"').parse::<i64>() {
-                Ok(number) => (Value::Int(number), false),
-                Err(_) => return false,
-            },
+            Shape::Int32 => {
+                let Ok(number) = raw.parse::<i32>() else { return false };
+                self.put_number(field.column, i64::from(number));
+                return raw != "-0";
+            }
+            Shape::Int64 => {
+                if let Ok(number) = raw.trim_matches('"').parse() {
+                    self.put_number(field.column, number);
+                }
+                return false;
+            }
             Shape::Moment => {
                 let text = is_text.then(|| self.meaning(tokens, value.inner(), tokens.escaped(value)).0);
                 self.moment = text.and_then(|text| time::parse(self.read(text, tokens.text())));
@@ -298,15 +350,14 @@ impl Row {
                 return false;
             }
             _ => return false,
-        };
-        self.values[field.column] = value;
-        exact
+        }
+        true
     }
 }
 
-/// Text put behind what is owned already.
-fn own(owned: &mut String, text: &str) -> Text {
-    let start = owned.len();
-    owned.push_str(text);
-    Text::Owned(Span { start, end: owned.len() })
+/// Text put behind what a row owns already, after an event of that length.
+fn own(own: &mut String, event: usize, text: &str) -> Span {
+    let start = event + own.len();
+    own.push_str(text);
+    Span { start, end: event + own.len() }
 }

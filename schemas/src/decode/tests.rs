@@ -380,7 +380,7 @@ proptest! {
 fn rows(text: &str, layout: &Layout) -> (Option<Row>, Result<Row, Malformed>) {
     let cleared = || {
         let mut row = Row::default();
-        row.clear(layout.table.columns().len());
+        row.clear(text);
         row
     };
     let mut outline = Outline::default();
