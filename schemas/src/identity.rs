@@ -39,11 +39,18 @@ impl EventId {
 
     /// The 32 hex digits without an allocation.
     pub fn hex(&self) -> [u8; 32] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        /// The digits of each byte.
+        const DIGITS: [[u8; 2]; 256] = {
+            let (mut pairs, mut byte) = ([[0; 2]; 256], 0);
+            while byte < 256 {
+                pairs[byte] = [b"0123456789abcdef"[byte >> 4], b"0123456789abcdef"[byte & 15]];
+                byte += 1;
+            }
+            pairs
+        };
         let mut out = [0; 32];
-        for (i, byte) in self.0.to_be_bytes().into_iter().enumerate() {
-            out[2 * i] = DIGITS[usize::from(byte >> 4)];
-            out[2 * i + 1] = DIGITS[usize::from(byte & 15)];
+        for (pair, byte) in out.as_chunks_mut().0.iter_mut().zip(self.0.to_be_bytes()) {
+            *pair = DIGITS[usize::from(byte)];
         }
         out
     }

@@ -1,6 +1,6 @@
 //! Which field of an event goes to which column. Decoding and rebuilding walk the same layout.
 
-use super::words::ends;
+use super::words::{Name, ends};
 use crate::table::{Column, Table};
 
 /// How a field is kept.
@@ -36,6 +36,7 @@ pub struct Field {
     pub key: &'static str,
     /// The key's ends, to compare it by.
     ends: [u64; 2],
+    pub name: Name,
     pub shape: Shape,
     /// Place of its column in the table; meaningless for `Nested`, `Moment` and `Nanoseconds`.
     pub column: usize,
@@ -54,12 +55,12 @@ pub struct Layout {
 
 /// A field with a column.
 pub const fn field(columns: &[Column], key: &'static str, shape: Shape, column: &str) -> Field {
-    Field { key, ends: ends(key.as_bytes()), shape, column: place(columns, column) }
+    Field { column: place(columns, column), ..columnless(key, shape) }
 }
 
 /// A field without a column of its own.
 pub const fn columnless(key: &'static str, shape: Shape) -> Field {
-    Field { key, ends: ends(key.as_bytes()), shape, column: usize::MAX }
+    Field { key, ends: ends(key.as_bytes()), name: Name::new(key), shape, column: usize::MAX }
 }
 
 /// The place of a column. A wrong name stops the compiler.

@@ -4,11 +4,13 @@ use super::escape::unescape_into;
 use super::layout::{Field, Shape, find};
 use super::rest::{Rest, WHOLE};
 use super::scan::{Scan, Span, Tokens};
-use super::time;
+use super::time::{self, Minute};
 
 /// Unknown fields of one object that are told apart. An object with more of them keeps the event whole.
 const MOST_UNKNOWN: usize = 32;
 
+/// Fields ahead of the one before that a key is compared with before all others.
+const MOST_LEFT_OUT: usize = 3;
 /// Columns that a row has room for.
 const MOST_COLUMNS: usize = 64;
 
@@ -36,6 +38,7 @@ pub struct Row {
     pub copied_moment: Option<i64>,
     /// Whether columns and rest can't tell the event, so that it must be kept whole.
     pub whole: bool,
+    minute: Minute,
 }
 
 impl Default for Row {
@@ -51,6 +54,7 @@ impl Default for Row {
             moment: None,
             copied_moment: None,
             whole: false,
+            minute: Minute::default(),
         }
     }
 }
@@ -111,10 +115,7 @@ impl Row {
 
     /// What a text of the row says; `event` is the text that the row was read from.
     fn read<'a>(&'a self, text: Span, event: &'a str) -> &'a str {
-        match text.start.checked_sub(self.event) {
-            Some(start) => Span { start, end: text.end - self.event }.of(&self.own),
-            None => text.of(event),
-        }
+        stretch(text, event, &self.own)
     }
 
     pub fn time(&self, column: usize) -> Option<i64> {
@@ -150,10 +151,11 @@ impl Row {
     pub fn object<T: Tokens>(&mut self, tokens: &mut T, fields: &'static [Field]) -> Scan<(u64, bool)> {
         let (mut seen, mut expected) = (0u64, 0);
         let outer = self.unknown.len();
-        let mut next = tokens.first_key()?;
-        let empty = next.is_none();
-        while let Some(key) = next {
-            match self.find(tokens, fields, key, expected) {
+        let mut more = tokens.first_member()?;
+        let empty = !more;
+        while more {
+            let (key, place) = self.key(tokens, fields, expected)?;
+            match place {
                 Some(place) => {
                     if seen & (1 << place) != 0 {
                         self.whole = true;
@@ -169,13 +171,14 @@ impl Row {
                     self.stranger(tokens, key, outer);
                 }
             }
-            next = tokens.next_key()?;
+            more = tokens.next_member()?;
         }
         self.unknown.truncate(outer);
         Ok((seen, empty))
     }
 
     /// Notes the name of an unknown field, of an object whose first one is at `first` among the unknown.
+    #[inline(never)]
     fn stranger<T: Tokens>(&mut self, tokens: &T, key: Span, first: usize) {
         let (text, _) = self.meaning(tokens, key.inner(), tokens.escaped(key));
         let name = self.read(text, tokens.text());
@@ -221,9 +224,7 @@ impl Row {
         let exact = match field.shape {
             Shape::Text if first == b'"' => self.string(tokens, field)?,
             Shape::Nested(fields) if first == b'{' => {
-                let mark = self.rest.open(key.of(tokens.text()));
-                let (_, empty) = self.object(tokens, fields)?;
-                self.rest.close(mark, empty);
+                self.nested(tokens, fields, key)?;
                 true
             }
             Shape::Copied(fields) if first == b'{' => {
@@ -242,6 +243,14 @@ impl Row {
         Ok(())
     }
 
+    #[inline(never)]
+    fn nested<T: Tokens>(&mut self, tokens: &mut T, fields: &'static [Field], key: Span) -> Scan<()> {
+        let mark = self.rest.open(key.of(tokens.text()));
+        let (_, empty) = self.object(tokens, fields)?;
+        self.rest.close(mark, empty);
+        Ok(())
+    }
+
     /// Reads a string into a column of text. False if the column can't tell it exactly.
     #[inline(always)]
     fn string<T: Tokens>(&mut self, tokens: &mut T, field: &Field) -> Scan<bool> {
@@ -252,12 +261,13 @@ impl Row {
     }
 
     /// Reads an object that is kept as it is, copying some of its fields.
+    #[inline(never)]
     fn copied<T: Tokens>(&mut self, tokens: &mut T, field: &Field, fields: &'static [Field]) -> Scan<()> {
         let start = tokens.position();
-        let mut next = tokens.first_key()?;
+        let mut more = tokens.first_member()?;
         let mut expected = 0;
-        while let Some(key) = next {
-            match self.find(tokens, fields, key, expected) {
+        while more {
+            match self.key(tokens, fields, expected)?.1 {
                 Some(place) => {
                     let field = &fields[place];
                     self.forget(field);
@@ -271,13 +281,14 @@ impl Row {
                 }
                 None => _ = tokens.value()?,
             }
-            next = tokens.next_key()?;
+            more = tokens.next_member()?;
         }
         self.put_span(field.column, Span { start, end: tokens.passed() });
         Ok(())
     }
 
     /// Reads a list of text. False if the column can't tell it: it is empty, or not all text.
+    #[inline(never)]
     fn list<T: Tokens>(&mut self, tokens: &mut T, column: usize) -> Scan<bool> {
         let start = self.elements.len();
         let mut more = tokens.first_element()?;
@@ -298,14 +309,23 @@ impl Row {
         Ok(exact)
     }
 
-    /// The field that a key names. Senders keep their order, so the search starts where the field before ended.
+    /// The key at hand, and the field that it names. Senders keep their order, so the search starts where the field before
+    /// ended.
     #[inline(always)]
-    fn find<T: Tokens>(&mut self, tokens: &T, fields: &[Field], key: Span, expected: usize) -> Option<usize> {
+    fn key<T: Tokens>(&mut self, tokens: &mut T, fields: &[Field], expected: usize) -> Scan<(Span, Option<usize>)> {
+        // Some fields are seldom there.
+        for (ahead, field) in fields.iter().skip(expected).take(MOST_LEFT_OUT).enumerate() {
+            if let Some(key) = tokens.key_like(&field.name) {
+                return Ok((key, Some(expected + ahead)));
+            }
+        }
+        let key = tokens.key()?;
         let name = tokens.text().as_bytes().get(key.start + 1..key.end - 1).unwrap_or_default();
-        find(fields, name, expected).or_else(|| {
+        let place = find(fields, name, expected).or_else(|| {
             // Nobody writes a field's name with escapes, but JSON allows it.
             tokens.escaped(key).then(|| self.find_escaped(tokens, fields, key)).flatten()
-        })
+        });
+        Ok((key, place))
     }
 
     #[cold]
@@ -315,6 +335,7 @@ impl Row {
     }
 
     /// Puts the value read last into its column. False if the column can't tell it exactly.
+    #[inline(never)]
     fn take<T: Tokens>(&mut self, tokens: &T, field: &Field, value: Span) -> bool {
         let raw = value.of(tokens.text());
         let is_text = raw.starts_with('"');
@@ -323,9 +344,8 @@ impl Row {
             Shape::Object if raw.starts_with('{') => self.put_span(field.column, value),
             Shape::Time if is_text => {
                 let (text, _) = self.meaning(tokens, value.inner(), tokens.escaped(value));
-                let text = self.read(text, tokens.text());
-                let Some(micros) = time::parse(text) else { return false };
-                let exact = time::is_canonical(text);
+                let text = stretch(text, tokens.text(), &self.own);
+                let Some((micros, exact)) = self.minute.parse(text) else { return false };
                 self.put_number(field.column, micros);
                 return exact;
             }
@@ -352,6 +372,14 @@ impl Row {
             _ => return false,
         }
         true
+    }
+}
+
+/// A stretch of an event followed by a row's own text.
+fn stretch<'a>(Span { start, end }: Span, event: &'a str, own: &'a str) -> &'a str {
+    match start.checked_sub(event.len()) {
+        Some(start) => Span { start, end: end - event.len() }.of(own),
+        None => Span { start, end }.of(event),
     }
 }
 

@@ -1,6 +1,7 @@
 //! A validating JSON scanner: it walks a text's tokens once, hands out values as slices of it, and never recurses.
 
 use super::index::Index;
+use super::words::Name;
 
 /// Deepest nesting taken. An API server's own parser stops at 10,000, and a body sits two levels down an event.
 pub const MAX_DEPTH: usize = 10_016;
@@ -51,11 +52,17 @@ pub trait Tokens {
     /// Whether there is an escape in a key or a string that was handed out.
     fn escaped(&self, span: Span) -> bool;
 
-    /// Enters the object at hand: its first key, or `None` if it is empty.
-    fn first_key(&mut self) -> Scan<Option<Span>>;
+    /// Enters the object at hand: whether it has a member.
+    fn first_member(&mut self) -> Scan<bool>;
 
-    /// After a member's value: the next key, or `None` once the object is closed.
-    fn next_key(&mut self) -> Scan<Option<Span>>;
+    /// After a member's value: whether another one follows, or the object is closed.
+    fn next_member(&mut self) -> Scan<bool>;
+
+    /// The key at hand, passed.
+    fn key(&mut self) -> Scan<Span>;
+
+    /// The same if it is seen at a glance to be that name. If not it may still be.
+    fn key_like(&mut self, name: &Name) -> Option<Span>;
 
     /// Enters the array at hand: whether it has an element.
     fn first_element(&mut self) -> Scan<bool>;
@@ -227,27 +234,31 @@ impl Tokens for Scanner<'_> {
         self.scratch.index.escaped(span.start, span.end)
     }
 
-    fn first_key(&mut self) -> Scan<Option<Span>> {
+    fn first_member(&mut self) -> Scan<bool> {
         self.expect(b'{', "expected an object")?;
-        if self.peek() == b'}' {
+        let empty = self.peek() == b'}';
+        if empty {
             self.step();
-            return Ok(None);
         }
-        self.key().map(Some)
+        Ok(!empty)
     }
 
-    fn next_key(&mut self) -> Scan<Option<Span>> {
-        match self.peek() {
-            b',' => {
-                self.step();
-                self.key().map(Some)
-            }
-            b'}' => {
-                self.step();
-                Ok(None)
-            }
-            _ => self.fail("expected , or }"),
-        }
+    fn next_member(&mut self) -> Scan<bool> {
+        let more = match self.peek() {
+            b',' => true,
+            b'}' => false,
+            _ => return self.fail("expected , or }"),
+        };
+        self.step();
+        Ok(more)
+    }
+
+    fn key(&mut self) -> Scan<Span> {
+        Scanner::key(self)
+    }
+
+    fn key_like(&mut self, _: &Name) -> Option<Span> {
+        None
     }
 
     fn first_element(&mut self) -> Scan<bool> {

@@ -2,6 +2,7 @@
 
 use super::outline::Outline;
 use super::scan::{Malformed, Scan, Span, Tokens};
+use super::words::Name;
 
 /// A position in an outlined text.
 pub struct Walker<'a> {
@@ -16,14 +17,6 @@ impl<'a> Walker<'a> {
     /// `outline` must be that of the text.
     pub fn new(text: &'a str, outline: &'a Outline) -> Self {
         Self { text, outline, at: 0, container: 0 }
-    }
-
-    #[inline(always)]
-    fn key(&mut self) -> Scan<Span> {
-        let start = self.at;
-        let Some((quote, _)) = self.outline.string(start + 1) else { return self.lost() };
-        self.at = quote + 2; // past the colon
-        Ok(Span { start, end: quote + 1 })
     }
 
     /// The text is not what was outlined, or the walk went deeper than the outline.
@@ -76,19 +69,33 @@ impl Tokens for Walker<'_> {
     }
 
     #[inline(always)]
-    fn first_key(&mut self) -> Scan<Option<Span>> {
+    fn first_member(&mut self) -> Scan<bool> {
         self.at += 1;
-        if self.peek() == b'}' {
-            self.at += 1;
-            return Ok(None);
-        }
-        self.key().map(Some)
+        let empty = self.peek() == b'}';
+        self.at += usize::from(empty);
+        Ok(!empty)
     }
 
     #[inline(always)]
-    fn next_key(&mut self) -> Scan<Option<Span>> {
-        let more = self.next_element()?;
-        if more { self.key().map(Some) } else { Ok(None) }
+    fn next_member(&mut self) -> Scan<bool> {
+        self.next_element()
+    }
+
+    #[inline(always)]
+    fn key(&mut self) -> Scan<Span> {
+        let start = self.at;
+        let Some((quote, _)) = self.outline.string(start + 1) else { return self.lost() };
+        self.at = quote + 2; // past the colon
+        Ok(Span { start, end: quote + 1 })
+    }
+
+    #[inline(always)]
+    fn key_like(&mut self, name: &Name) -> Option<Span> {
+        let ahead = self.text.as_bytes().get(self.at + 1..)?.first_chunk()?;
+        let length = name.begins(ahead)?;
+        let start = self.at;
+        self.at += length + 3; // past both quotes and the colon
+        Some(Span { start, end: self.at - 1 })
     }
 
     #[inline(always)]

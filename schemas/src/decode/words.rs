@@ -17,6 +17,44 @@ pub const fn ends(text: &[u8]) -> [u64; 2] {
     }
 }
 
+/// Bytes that a name and what follows it may have.
+const NAME: usize = 32;
+
+/// The name of a field as it stands in compact JSON: with the quote and the colon that follow it.
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    words: [u128; 2],
+    /// Ones where the words have bytes.
+    masks: [u128; 2],
+    length: usize,
+}
+
+impl Name {
+    /// Names of up to 30 bytes that need no escapes. Any other stops the compiler.
+    pub const fn new(name: &str) -> Self {
+        let name = name.as_bytes();
+        assert!(name.len() + 2 <= NAME);
+        let (mut words, mut masks, mut at) = ([0; 2], [0; 2], 0);
+        while at < name.len() + 2 {
+            let byte = if at < name.len() { name[at] } else { b"\":"[at - name.len()] };
+            assert!(byte != b'\\' && byte >= b' ');
+            words[at / 16] |= (byte as u128) << (8 * (at % 16));
+            masks[at / 16] |= 0xff << (8 * (at % 16));
+            at += 1;
+        }
+        Self { words, masks, length: name.len() }
+    }
+
+    /// The name's length, if the bytes begin with it.
+    #[inline(always)]
+    pub fn begins(&self, bytes: &[u8; NAME]) -> Option<usize> {
+        let [first, second] = bytes.as_chunks::<16>().0 else { return None };
+        let differs =
+            |place: usize, bytes: &[u8; 16]| (u128::from_le_bytes(*bytes) ^ self.words[place]) & self.masks[place];
+        (differs(0, first) | differs(1, second) == 0).then_some(self.length)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,6 +67,21 @@ mod tests {
                 let mut other = text.to_vec();
                 other[place] = b'X';
                 assert_ne!(ends(text), ends(&other), "{length} {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_begins_where_it_stands_and_nowhere_else() {
+        for name in ["", "uid", "impersonatedUser", "authorization.k8s.io/decisions"] {
+            let mut bytes = [b'"'; NAME];
+            bytes[..name.len()].copy_from_slice(name.as_bytes());
+            bytes[name.len() + 1] = b':';
+            assert_eq!(Name::new(name).begins(&bytes), Some(name.len()));
+            for at in 0..name.len() + 2 {
+                let mut other = bytes;
+                other[at] ^= 1;
+                assert_eq!(Name::new(name).begins(&other), None, "{name} {at}");
             }
         }
     }
