@@ -1,12 +1,17 @@
 //! Exceptions: a condition on what a rule is not to see, written into its SQL, so that every way to run the rule knows it.
 
+use std::ops::ControlFlow;
+
 use chrono::{DateTime, SecondsFormat};
-use datafusion::sql::sqlparser::ast::{self, SetExpr, Statement};
+use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::Volatility;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::sqlparser::ast::{self, SetExpr, Statement, Visit, Visitor};
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::rule::{Rule, RuleKind};
-use crate::sql::PARSER;
+use crate::sql::{self, PARSER};
 
 /// Leaves out of a rule what a condition says, for events from before `until`, in microseconds since 1970.
 ///
@@ -14,7 +19,9 @@ use crate::sql::PARSER;
 /// `done.user_name`; of a `scheduled` rule over the columns of its findings, for periods that end by then.
 pub fn except(rule: &mut Rule, condition: &str, until: Option<i64>) -> Result<(), String> {
     // Parsed for itself first, so that it can't close a bracket and go on as something else.
-    let condition = expression(condition)?.to_string();
+    let condition = expression(condition)?;
+    usable(&condition)?;
+    let condition = condition.to_string();
     let before = |moment: &str, or_at: &str| {
         let until = DateTime::from_timestamp_micros(until?)?.to_rfc3339_opts(SecondsFormat::Micros, true);
         Some(format!(" AND {moment} <{or_at} CAST('{until}' AS TIMESTAMP WITH TIME ZONE)"))
@@ -63,6 +70,47 @@ fn with_condition(sql: &str, condition: ast::Expr) -> Result<String, String> {
         None => condition,
     });
     Ok(query.to_string())
+}
+
+/// Whether a condition tells events apart by what they are: by columns of a row, and always alike.
+fn usable(condition: &ast::Expr) -> Result<(), String> {
+    let mut parts = Parts { session: sql::session().map_err(|error| error.to_string())?, columns: false };
+    match condition.visit(&mut parts) {
+        ControlFlow::Break(problem) => Err(problem),
+        ControlFlow::Continue(()) if parts.columns => Ok(()),
+        ControlFlow::Continue(()) => {
+            Err("names no column, so that it is about all or nothing; enabled: false in overrides.yaml is for that"
+                .into())
+        }
+    }
+}
+
+struct Parts {
+    session: SessionContext,
+    columns: bool,
+}
+
+impl Visitor for Parts {
+    type Break = String;
+
+    fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<String> {
+        ControlFlow::Break("no subqueries: it is about one row".into())
+    }
+
+    fn pre_visit_expr(&mut self, part: &ast::Expr) -> ControlFlow<String> {
+        match part {
+            ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_) => self.columns = true,
+            ast::Expr::Function(function) => {
+                let name = function.name.to_string().to_lowercase();
+                let known = self.session.udf(&name);
+                if known.is_ok_and(|known| known.signature().volatility != Volatility::Immutable) {
+                    return ControlFlow::Break(format!("{name}() depends on when it runs; use event_time or expires"));
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// One expression and nothing after it.
