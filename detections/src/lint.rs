@@ -76,9 +76,11 @@ fn selects(rule: &Rule, lists: &Arc<Lists>, faults: &mut Vec<String>, advice: &m
     if !complete {
         return None;
     }
-    let unknown = kind::unknown_in_condition(rule, &outputs);
-    let wrong = unknown.or_else(|| condition::problem(rule, schemas, lists));
-    faults.extend(wrong.map(|reason| format!("where: {reason}")));
+    let problems = match kind::unknown_in_condition(rule, &outputs) {
+        Some(reason) => vec![reason],
+        None => condition::problems(rule, &schemas, lists),
+    };
+    faults.extend(problems.into_iter().map(|problem| format!("where: {problem}")));
     Some(kind::output(rule, &outputs))
 }
 
@@ -246,6 +248,29 @@ tests:
         ] {
             let problems = with(old, new);
             assert!(problems.contains(want), "{new}: {problems:?} has no {want:?}");
+        }
+    }
+
+    #[test]
+    fn a_sequences_condition_is_planned() {
+        let select = "SELECT cluster, event_id, event_time, user_name FROM audit WHERE stage = 'ResponseComplete'";
+        let steps = format!("[{{name: a, sql: \"{select}\"}}, {{name: b, sql: \"{select}\"}}]");
+        let sql = GOOD.lines().find(|line| line.starts_with("sql: ")).unwrap();
+        let check = |condition: &str, want: &str| {
+            let sequence =
+                format!("kind: sequence\nwindow: 1h\ngroup_by: [cluster]\nsteps: {steps}\nwhere: {condition}");
+            let problems = with(sql, &sequence);
+            assert!(problems.starts_with(want) && problems.is_empty() == want.is_empty(), "{condition}: {problems:?}");
+        };
+        for (condition, want) in [
+            ("a.user_name <> b.user_name", ""),
+            ("a.user_name", "where: "),
+            ("a.user_name = 1 + 'x'", "where: "),
+            ("no_such_function(a.user_name)", "where: "),
+            ("a.event_time < now()", "where: now() depends on when it runs"),
+            ("a.user_name = b.user_name AND 1 = 2", "where: can never be true"),
+        ] {
+            check(condition, want);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::DFSchemaRef;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
@@ -25,7 +25,8 @@ const TIMES: [&str; 4] = ["day", "event_time", "received_at", "raised_at"];
 pub struct Examined {
     /// Names of the columns it returns, in order.
     pub selected: Vec<String>,
-    pub schema: SchemaRef,
+    /// The same with their types.
+    pub schema: DFSchemaRef,
     /// What is wrong with it though it plans, so that findings would be wrong or lost.
     pub problems: Vec<String>,
     /// What is likely a mistake, or dear.
@@ -63,8 +64,7 @@ impl Form {
 pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, String> {
     only_a_select(sql)?;
     let planned = plan(sql, form, lists).map_err(told)?;
-    let selected = selected(&planned.asked);
-    let schema = Arc::new(planned.asked.schema().as_arrow().clone());
+    let (selected, schema) = (selected(&planned.asked), planned.asked.schema().clone());
     let mut advice = Vec::new();
     let shape = Shape::of(&planned.asked, form).map_err(told)?;
     let mut problems = shape.problems;
