@@ -30,10 +30,8 @@ pub fn except(rule: &mut Rule, condition: &str, until: Option<i64>) -> Result<()
         RuleKind::Sequence => {
             let last = rule.steps.last().map(|step| format!("{}.event_time", step.name)).unwrap_or_default();
             let rest = not(&condition, before(&last, ""));
-            rule.condition = Some(match &rule.condition {
-                Some(old) => format!("({old}) AND {rest}"),
-                None => rest,
-            });
+            let old = rule.condition.as_deref().map(expression).transpose()?;
+            rule.condition = Some(and(old, expression(&rest)?).to_string());
         }
         RuleKind::Scheduled => {
             let rest = not(&condition, before("period_end()", "="));
@@ -61,15 +59,18 @@ fn with_condition(sql: &str, condition: ast::Expr) -> Result<String, String> {
         _ => return Err("the rule is not one SELECT".into()),
     };
     let SetExpr::Select(select) = &mut *query.body else { return Err("the rule is not one SELECT".into()) };
-    select.selection = Some(match select.selection.take() {
-        Some(old) => ast::Expr::BinaryOp {
-            left: Box::new(ast::Expr::Nested(Box::new(old))),
-            op: ast::BinaryOperator::And,
-            right: Box::new(condition),
-        },
-        None => condition,
-    });
+    select.selection = Some(and(select.selection.take(), condition));
     Ok(query.to_string())
+}
+
+/// Both conditions, side by side: brackets within brackets would soon be more than the parser takes.
+fn and(old: Option<ast::Expr>, new: ast::Expr) -> ast::Expr {
+    let left = match old {
+        None => return new,
+        Some(old @ (ast::Expr::Nested(_) | ast::Expr::BinaryOp { op: ast::BinaryOperator::And, .. })) => old,
+        Some(old) => ast::Expr::Nested(Box::new(old)),
+    };
+    ast::Expr::BinaryOp { left: Box::new(left), op: ast::BinaryOperator::And, right: Box::new(new) }
 }
 
 /// Whether a condition tells events apart by what they are: by columns of a row, and always alike.

@@ -142,12 +142,16 @@ impl Overlay {
             if let Err(reason) = known(&id.value) {
                 errors.push(at(path, id, reason));
             }
-            let Some(rule) = rules.iter_mut().find(|rule| rule.id == id.value) else { continue };
-            if let Err(error) = exception.apply(path, rule, lists) {
-                errors.push(error);
-            }
-            if exception.expires.0.is_some_and(|expiry| expiry <= now) {
+            let runs = ids.contains(&id.value);
+            if runs && exception.expires.0.is_some_and(|expiry| expiry <= now) {
                 notes.push(at(path, id, format!("the exception for {} has expired", id.value)).to_string());
+            }
+        }
+        for rule in &mut rules {
+            let own = |(_, exception): &&(PathBuf, Exception)| exception.rule.value == rule.id;
+            let own: Vec<&(PathBuf, Exception)> = self.exceptions.iter().filter(own).collect();
+            if !own.is_empty() {
+                errors.extend(apply_exceptions(rule, &own, lists));
             }
         }
         let (path, overrides) = &self.overrides;
@@ -185,16 +189,36 @@ fn new_faults(rule: &mut Rule, lists: &Arc<Lists>, change: impl FnOnce(&mut Rule
     faults(rule, lists).into_iter().filter(|fault| !before.contains(fault)).collect()
 }
 
+/// Writes a rule's exceptions into it. Returns what is wrong with them.
+fn apply_exceptions(rule: &mut Rule, exceptions: &[&(PathBuf, Exception)], lists: &Arc<Lists>) -> Vec<LoadError> {
+    let written = rule.clone();
+    let mut errors = Vec::new();
+    let reasons = new_faults(rule, lists, |rule| {
+        errors.extend(exceptions.iter().filter_map(|(path, one)| one.apply(path, rule).err()));
+    });
+    let Some(together) = reasons.into_iter().next() else { return errors };
+    // Planning takes its time, so that which of them it is, is asked only now.
+    for (path, one) in exceptions {
+        let mut alone = written.clone();
+        let reasons = new_faults(&mut alone, lists, |rule| drop(one.apply(path, rule)));
+        errors.extend(reasons.into_iter().next().map(|reason| one.wrong(path, reason)));
+    }
+    if errors.is_empty() {
+        errors.extend(exceptions.last().map(|(path, last)| last.wrong(path, together)));
+    }
+    errors
+}
+
 impl Exception {
-    fn apply(&self, path: &Path, rule: &mut Rule, lists: &Arc<Lists>) -> Result<(), LoadError> {
+    fn apply(&self, path: &Path, rule: &mut Rule) -> Result<(), LoadError> {
         if self.reason.value.trim().is_empty() {
             return Err(at(path, &self.reason, "reason: empty".into()));
         }
-        let wrong = |reason: String| at(path, &self.condition, format!("where, for {}: {reason}", self.rule.value));
-        let mut written = Ok(());
-        let reasons = new_faults(rule, lists, |rule| written = except(rule, &self.condition.value, self.expires.0));
-        let reason = written.err().or_else(|| reasons.into_iter().next());
-        reason.map_or(Ok(()), |reason| Err(wrong(reason)))
+        except(rule, &self.condition.value, self.expires.0).map_err(|reason| self.wrong(path, reason))
+    }
+
+    fn wrong(&self, path: &Path, reason: String) -> LoadError {
+        at(path, &self.condition, format!("where, for {}: {reason}", self.rule.value))
     }
 }
 

@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vedette_analytics::pipeline::Reloads;
 use vedette_detections::{Config, LoadError, Ruleset};
 
 /// How long files must stay as they are before they are read: whoever writes several is given the time.
 const SETTLED: Duration = Duration::from_millis(250);
+
+/// After this long, what could not be used is tried again, though nothing has changed that is looked at.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// Looks for changes until the token is cancelled; never, if the configuration says so. `known` is the fingerprint of what was
 /// live at first, taken before it was read.
@@ -31,11 +35,11 @@ async fn follow(config: Config, every: Duration, known: u64, sender: Sender) {
     let config = Arc::new(config);
     let mut known = Some(known);
     let mut refused: Option<Arc<str>> = None;
+    let mut tried = Instant::now();
     loop {
         tokio::time::sleep(every).await;
         let mut now = fingerprint(&config).await;
-        // What can't be used is tried again, whatever was in its way.
-        if now == known && refused.is_none() {
+        if now == known && (refused.is_none() || tried.elapsed() < AGAIN) {
             continue;
         }
         while now != known {
@@ -43,6 +47,7 @@ async fn follow(config: Config, every: Duration, known: u64, sender: Sender) {
             tokio::time::sleep(SETTLED).await;
             now = fingerprint(&config).await;
         }
+        tried = Instant::now();
         let loaded = load(&config).await;
         let reason = loaded.as_ref().err().cloned();
         // The same reason again is no news.

@@ -208,3 +208,20 @@ fn what_is_wrong_with_a_rule_is_not_its_exceptions_fault() {
     let folder = folder(&[("exceptions/e.yaml", exception), ("overrides.yaml", "reads: {severity: low}\n")]);
     assert!(Overlay::load(folder.path()).unwrap().apply(wrong, &[]).is_ok());
 }
+
+#[test]
+fn a_rule_may_have_many_exceptions() {
+    let line = |rule: &str, number: usize| {
+        let column = if rule == "steps" { "b.user_name" } else { "user_name" };
+        format!(
+            "- {{rule: {rule}, where: \"{column} = 'u{number}' OR {column} = 'v'\", reason: r, expires: 2100-01-01}}\n"
+        )
+    };
+    let lines: String = (0..60).flat_map(|number| ["reads", "steps"].map(|rule| line(rule, number))).collect();
+    let set = applied(&[("exceptions/e.yaml", &lines)]).unwrap();
+    assert!(set.rules[0].sql.contains("'u59'") && set.rules[1].condition.as_ref().unwrap().contains("'u59'"));
+    // Which of many is wrong is told all the same.
+    let lines = lines + "- {rule: reads, where: user_nam = 'x', reason: r, expires: never}\n";
+    let errors = applied(&[("exceptions/e.yaml", &lines)]).unwrap_err();
+    assert!(errors.len() == 1 && errors[0].contains("e.yaml:121:"), "{errors:?}");
+}
