@@ -82,10 +82,10 @@ struct ShowConfig {
 #[derive(Args, Clone, Debug, Default)]
 pub struct Common {
     /// The configuration file, in TOML [environment: VEDETTE_CONFIG]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// The folder of the embedded journal and the lake [default: data, environment: VEDETTE_DATA]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     data: Option<PathBuf>,
 }
 
@@ -160,6 +160,21 @@ impl ExitReason {
     }
 }
 
+/// An error and what caused it. Many a cause says no more than what it caused.
+pub fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.contains(&cause) {
+            continue;
+        }
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause);
+    }
+    text
+}
+
 /// Starts the log on standard error.
 fn start_log(config: &Config) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.log.level).map_err(|error| {
@@ -223,6 +238,13 @@ mod tests {
     #[test]
     fn escape_sequences_are_shown_not_sent() {
         assert_eq!(printable("a\u{1b}[2Jb\u{9b}\nc"), "a\\u{1b}[2Jb\\u{9b}\nc");
+    }
+
+    #[test]
+    fn what_an_error_says_is_said_once() {
+        let error = anyhow::anyhow!("no field x").context("planning: no field x").context("query");
+        assert_eq!(told(&error), "query: planning: no field x");
+        assert_eq!(told(&anyhow::anyhow!("x").context("while")), "while: x");
     }
 
     #[test]

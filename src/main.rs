@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vedette: {error:#}");
+            eprintln!("vedette: {}", commands::told(&error));
             ExitReason::of(&error).code()
         }
     }

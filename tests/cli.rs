@@ -89,6 +89,106 @@ fn statements_on_standard_input_are_run_and_the_first_that_fails_is_named() {
     };
     assert_eq!(run("SELECT 1 AS a;\nSELECT count(*) AS b\nFROM audit"), (Some(0), "a\n1\nb\n0\n".into()));
     assert_eq!(run("SELECT nonsense;\nSELECT 1"), (Some(1), String::new()));
+    for sql in ["SELECT nonsense FROM audit", "SELECT upper(verb, 1) FROM audit", "SELECT 1 FROM nowhere", "SELECT 1 +"]
+    {
+        let output = vedette(&["query", "--data", data, sql], &[]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        let reason = said.trim_start_matches("vedette: ").trim_end();
+        let (kind, _) = reason.split_once(": ").unwrap();
+        assert_eq!((output.status.code(), said.matches(kind).count()), (Some(1), 1), "{said}");
+    }
+}
+
+const OWN: &str = "id: own_reads
+title: A secret was read
+description: Somebody read a secret.
+severity: low
+response: [Ask them.]
+sql: |
+  SELECT cluster, event_id, event_time, received_at, user_name, namespace FROM audit
+  WHERE stage = 'ResponseComplete' AND resource = 'secrets' AND verb = 'get'
+summary: '{user_name} read a secret'
+tests:
+  - {name: fires, events: [{base: secret_get}], expect: [{}]}
+  - {name: is quiet, events: [{base: secret_get, set: {verb: list}}]}
+";
+
+fn write(folder: &Path, name: &str, text: &str) {
+    let path = folder.join(name);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+#[test]
+fn an_overlay_is_held_to_the_rules_and_cases_to_what_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let overlay = folder.path().to_str().unwrap();
+    let rules = folder.path().join("rules");
+    let rules = rules.to_str().unwrap();
+    let all = ["check", "--overlay", overlay];
+    let own = ["check", "--overlay", overlay, rules];
+    write(folder.path(), "rules/own_reads.yaml", OWN);
+    // Both leave out and change what cases expect.
+    let exceptions = "- {rule: secret_read, where: namespace = 'shop', reason: r, expires: never}
+- {rule: own_reads, where: namespace = 'shop', reason: r, expires: never}
+";
+    write(folder.path(), "exceptions/e.yaml", exceptions);
+    write(folder.path(), "overrides.yaml", "secret_read: {group_by: [cluster, user_name], suppress: 1d}\n");
+    check(&all, &[], 0, &[" 0 problems"]);
+    check(&own, &[], 0, &["1 rules, 2 cases, 0 problems"]);
+    check(&["check", rules], &[], 0, &["1 rules, 2 cases, 0 problems"]);
+    // What is wrong with the overlay is said once, whatever else is looked at.
+    write(folder.path(), "overrides.yaml", "own_reeds: {severity: low}\n");
+    for arguments in [&all[..], &own] {
+        check(
+            arguments,
+            &[],
+            3,
+            &["overrides.yaml:1:12: own_reeds: there is no rule own_reeds; did you mean own_reads?"],
+        );
+    }
+    check(&own, &[], 3, &["1 rules, 2 cases, 1 problems"]);
+    write(folder.path(), "overrides.yaml", "pod_exec: {enabled: true}\n");
+    let disabled = [("VEDETTE_DETECTIONS__DISABLED", "[\"pod_exec\"]")];
+    check(&own, &disabled, 3, &["overrides.yaml:1:11: pod_exec: enabled here, but off by detections.disabled"]);
+}
+
+#[test]
+fn a_rule_that_can_not_run_is_named_once_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let overlay = folder.path().to_str().unwrap();
+    let file = folder.path().join("rules/own_reads.yaml");
+    let file = file.to_str().unwrap();
+    let place = format!("{file}:6: rule own_reads: ");
+    let environment = [("VEDETTE_DETECTIONS__OVERLAY", overlay)];
+    write(folder.path(), "rules/own_reads.yaml", &OWN.replace("user_name, namespace", "user_nam, namespace"));
+    check(&["check", file], &[], 3, &[&place, "1 rules, 0 cases, 1 problems"]);
+    check(&["check", "--overlay", overlay, file], &[], 3, &[&place, "1 rules, 0 cases, 1 problems"]);
+    check(&["rules"], &environment, 2, &[&place, "user_nam"]);
+    let data = tempfile::tempdir().unwrap();
+    let serve = ["serve", "--data", data.path().to_str().unwrap(), "--listen", "127.0.0.1:0"];
+    check(&serve, &environment, 2, &[&place, "user_nam"]);
+    // What the engine alone knows to be wrong.
+    let windowed = OWN.replace("severity: low", "severity: low\nkind: window\nwindow: 5m");
+    let windowed = windowed.replace(
+        "event_id, event_time, received_at, user_name, namespace",
+        "array_agg(name ORDER BY name) AS user_name",
+    );
+    write(folder.path(), "rules/own_reads.yaml", &windowed.replace("verb = 'get'", "verb = 'get' GROUP BY cluster"));
+    check(&["rules"], &environment, 2, &[&format!("{file}:8: rule own_reads: ")]);
+}
+
+#[test]
+fn rules_explain_takes_the_configuration_where_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "vedette.toml", "[detections]\ndisabled = ['pod_exec']\n");
+    let file = folder.path().join("vedette.toml");
+    let file = file.to_str().unwrap();
+    for arguments in
+        [["rules", "explain", "pod_exec", "--config", file], ["rules", "--config", file, "explain", "pod_exec"]]
+    {
+        check(&arguments, &[], 2, &["there is no rule pod_exec; did you mean pod_exec_refused?"]);
+    }
 }
 
 #[test]

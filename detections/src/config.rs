@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lint::faults;
 use crate::lists::Lists;
-use crate::load::{LoadError, builtin, load, sources};
+use crate::load::{LoadError, builtin, ends_in, load, names};
 use crate::nearest::did_you_mean;
 use crate::overlay::Overlay;
+use crate::place::place;
 use crate::rule::Rule;
 use crate::ruleset::Ruleset;
 
@@ -38,8 +40,34 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads everything anew. All problems are collected, each with its file, and its line where it has one.
+    /// Reads everything anew. All problems are collected, each with its file, and its line where it has one. What makes a rule's
+    /// findings wrong, or loses them, is a problem too.
     pub fn load(&self) -> Result<Ruleset, Vec<LoadError>> {
+        let (rules, overlay) = self.read(Vec::new())?;
+        // The built-in rules are held to the same by the pack's own tests, and what the overlay makes of them by `apply`.
+        let own = rules.iter().filter(|rule| rule.file.is_some() && !overlay.switches_off(&rule.id));
+        let unfit = |rule: &Rule| {
+            let error = |reason: String| LoadError::Rule { place: place(rule, &reason), reason };
+            faults(rule, &overlay.lists).into_iter().map(error).collect::<Vec<_>>()
+        };
+        let mut errors: Vec<LoadError> = own.flat_map(unfit).collect();
+        match overlay.apply(rules, &self.disabled) {
+            Ok(set) if errors.is_empty() => return Ok(set),
+            Ok(_) => {}
+            Err(more) => errors.extend(more),
+        }
+        Err(errors)
+    }
+
+    /// The same, whatever is wrong with the rules themselves. Rules of the same ids as any of `instead` give way to it.
+    pub fn load_unfit(&self, instead: Vec<Rule>) -> Result<Unfit, Vec<LoadError>> {
+        let (written, overlay) = self.read(instead)?;
+        let set = overlay.apply(written.clone(), &self.disabled)?;
+        Ok(Unfit { written, set })
+    }
+
+    /// The rules as their files have them, those left out that are disabled, and the overlay.
+    fn read(&self, instead: Vec<Rule>) -> Result<(Vec<Rule>, Overlay), Vec<LoadError>> {
         let mut errors = Vec::new();
         let mut rules = Vec::new();
         let mut add = |loaded: Result<Vec<Rule>, Vec<LoadError>>| match loaded {
@@ -50,14 +78,16 @@ impl Config {
             add(builtin().map_err(|error| vec![error]));
         }
         self.paths.iter().for_each(|path| add(load(path)));
-        let overlay = match self.overlay.as_deref().map(Overlay::load).transpose() {
+        let mut overlay = match self.overlay.as_deref().map(Overlay::load).transpose() {
             Ok(overlay) => overlay.unwrap_or_default(),
             Err(failed) => {
                 errors.extend(failed);
                 Overlay::default()
             }
         };
-        rules.extend(overlay.rules.iter().cloned());
+        rules.append(&mut overlay.rules);
+        rules.retain(|rule| !instead.iter().any(|other| other.id == rule.id));
+        rules.extend(instead);
         errors.extend(twice(&rules));
         for id in self.disabled.iter().filter(|id| !rules.iter().any(|rule| rule.id == **id)) {
             let near = did_you_mean(id, rules.iter().map(|rule| rule.id.as_str()));
@@ -65,10 +95,7 @@ impl Config {
         }
         rules.retain(|rule| !self.disabled.contains(&rule.id));
         // What the overlay says of rules that could not be read would only be noise.
-        if !errors.is_empty() {
-            return Err(errors);
-        }
-        overlay.apply(rules, &self.disabled)
+        if errors.is_empty() { Ok((rules, overlay)) } else { Err(errors) }
     }
 
     /// The overlay's lists alone.
@@ -76,16 +103,33 @@ impl Config {
         self.overlay.as_deref().map_or_else(|| Ok(Arc::default()), Overlay::lists)
     }
 
-    /// A hash over every file that `load` reads, which changes when any of them does.
+    /// A hash over every name that `load` looks at, and what is in the files that it reads. It changes when any of it does.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for file in self.paths.iter().chain(&self.overlay).flat_map(|path| sources(path, &["yaml", "yml", "txt"])) {
-            file.hash(&mut hasher);
-            // A file that can't be read is another state than any that can.
-            fs::read(&file).ok().hash(&mut hasher);
+        for root in self.paths.iter().chain(&self.overlay) {
+            let (below, errors) = if root.is_file() { Default::default() } else { names(root) };
+            for path in below.iter().chain([root]) {
+                path.hash(&mut hasher);
+                // What can't be read is another state than what can.
+                let content = (path == root || ends_in(path, READ)).then(|| fs::read(path).ok());
+                content.hash(&mut hasher);
+            }
+            errors.iter().for_each(|error| error.to_string().hash(&mut hasher));
         }
         hasher.finish()
     }
+}
+
+/// How the names of files end that are read.
+const READ: &[&str] = &["yaml", "yml", "txt"];
+
+/// What is configured, fit to run or not.
+#[derive(Clone, Debug, Default)]
+pub struct Unfit {
+    /// The rules as their files have them.
+    pub written: Vec<Rule>,
+    /// The rules as they would run.
+    pub set: Ruleset,
 }
 
 fn twice(rules: &[Rule]) -> Vec<LoadError> {
@@ -103,3 +147,6 @@ fn twice(rules: &[Rule]) -> Vec<LoadError> {
     }
     errors
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,42 +1,56 @@
 //! Exceptions: a condition on what a rule is not to see, written into its SQL, so that every way to run the rule knows it.
 
+use std::ops::ControlFlow;
+
 use chrono::{DateTime, SecondsFormat};
-use datafusion::sql::sqlparser::ast::{self, SetExpr, Statement};
+use datafusion::execution::FunctionRegistry;
+use datafusion::logical_expr::Volatility;
+use datafusion::prelude::SessionContext;
+use datafusion::sql::sqlparser::ast::{self, SetExpr, Statement, Visit, Visitor};
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
 use crate::rule::{Rule, RuleKind};
-use crate::sql::PARSER;
+use crate::sql::{self, PARSER};
 
-/// Leaves out of a rule what a condition says, for events from before `until`, in microseconds since 1970.
+/// What must hold of rows that an exception leaves to a rule: that its condition is not true, or that they are from `until` on, in
+/// microseconds since 1970.
 ///
 /// The condition is over the columns of the table that the rule reads; of a `sequence` over its steps' columns, such as
 /// `done.user_name`; of a `scheduled` rule over the columns of its findings, for periods that end by then.
-pub fn except(rule: &mut Rule, condition: &str, until: Option<i64>) -> Result<(), String> {
+pub fn rest(rule: &Rule, condition: &str, until: Option<i64>) -> Result<ast::Expr, String> {
     // Parsed for itself first, so that it can't close a bracket and go on as something else.
-    let condition = expression(condition)?.to_string();
+    let condition = expression(condition)?;
+    usable(&condition)?;
+    let condition = condition.to_string();
     let before = |moment: &str, or_at: &str| {
         let until = DateTime::from_timestamp_micros(until?)?.to_rfc3339_opts(SecondsFormat::Micros, true);
         Some(format!(" AND {moment} <{or_at} CAST('{until}' AS TIMESTAMP WITH TIME ZONE)"))
     };
-    match rule.kind {
+    let before = match rule.kind {
         RuleKind::Sequence => {
             let last = rule.steps.last().map(|step| format!("{}.event_time", step.name)).unwrap_or_default();
-            let rest = not(&condition, before(&last, ""));
-            rule.condition = Some(match &rule.condition {
-                Some(old) => format!("({old}) AND {rest}"),
-                None => rest,
-            });
+            before(&last, "")
+        }
+        RuleKind::Scheduled => before("period_end()", "="),
+        _ => before("event_time", ""),
+    };
+    expression(&not(&condition, before))
+}
+
+/// Leaves to a rule only what meets all of these conditions.
+pub fn keep(rule: &mut Rule, conditions: Vec<ast::Expr>) -> Result<(), String> {
+    let Some(all) = conditions.into_iter().reduce(|some, one| and(Some(some), one)) else { return Ok(()) };
+    match rule.kind {
+        RuleKind::Sequence => {
+            let old = rule.condition.as_deref().map(expression).transpose()?;
+            rule.condition = Some(and(old, all).to_string());
         }
         RuleKind::Scheduled => {
-            let rest = not(&condition, before("period_end()", "="));
             let sql = rule.sql.trim_end().trim_end_matches(';');
-            rule.sql = format!("SELECT * FROM ({sql}\n) AS findings WHERE {rest}");
+            rule.sql = format!("SELECT * FROM ({sql}\n) AS findings WHERE {all}");
         }
-        _ => {
-            let rest = expression(&not(&condition, before("event_time", "")))?;
-            rule.sql = with_condition(&rule.sql, rest)?;
-        }
+        _ => rule.sql = with_condition(&rule.sql, all)?,
     }
     Ok(())
 }
@@ -54,15 +68,59 @@ fn with_condition(sql: &str, condition: ast::Expr) -> Result<String, String> {
         _ => return Err("the rule is not one SELECT".into()),
     };
     let SetExpr::Select(select) = &mut *query.body else { return Err("the rule is not one SELECT".into()) };
-    select.selection = Some(match select.selection.take() {
-        Some(old) => ast::Expr::BinaryOp {
-            left: Box::new(ast::Expr::Nested(Box::new(old))),
-            op: ast::BinaryOperator::And,
-            right: Box::new(condition),
-        },
-        None => condition,
-    });
+    select.selection = Some(and(select.selection.take(), condition));
     Ok(query.to_string())
+}
+
+/// Both conditions, side by side: brackets within brackets would soon be more than the parser takes.
+fn and(old: Option<ast::Expr>, new: ast::Expr) -> ast::Expr {
+    let left = match old {
+        None => return new,
+        Some(old @ (ast::Expr::Nested(_) | ast::Expr::BinaryOp { op: ast::BinaryOperator::And, .. })) => old,
+        Some(old) => ast::Expr::Nested(Box::new(old)),
+    };
+    ast::Expr::BinaryOp { left: Box::new(left), op: ast::BinaryOperator::And, right: Box::new(new) }
+}
+
+/// Whether a condition tells events apart by what they are: by columns of a row, and always alike.
+fn usable(condition: &ast::Expr) -> Result<(), String> {
+    let mut parts = Parts { session: sql::session().map_err(|error| error.to_string())?, columns: false };
+    match condition.visit(&mut parts) {
+        ControlFlow::Break(problem) => Err(problem),
+        ControlFlow::Continue(()) if parts.columns => Ok(()),
+        ControlFlow::Continue(()) => {
+            Err("names no column, so that it is about all or nothing; enabled: false in overrides.yaml is for that"
+                .into())
+        }
+    }
+}
+
+struct Parts {
+    session: SessionContext,
+    columns: bool,
+}
+
+impl Visitor for Parts {
+    type Break = String;
+
+    fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<String> {
+        ControlFlow::Break("no subqueries: it is about one row".into())
+    }
+
+    fn pre_visit_expr(&mut self, part: &ast::Expr) -> ControlFlow<String> {
+        match part {
+            ast::Expr::Identifier(_) | ast::Expr::CompoundIdentifier(_) => self.columns = true,
+            ast::Expr::Function(function) => {
+                let name = function.name.to_string().to_lowercase();
+                let known = self.session.udf(&name);
+                if known.is_ok_and(|known| known.signature().volatility != Volatility::Immutable) {
+                    return ControlFlow::Break(format!("{name}() depends on when it runs; use event_time or expires"));
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 /// One expression and nothing after it.

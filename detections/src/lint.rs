@@ -9,6 +9,7 @@ use crate::lists::Lists;
 use crate::rule::Rule;
 
 mod attack;
+mod condition;
 mod kind;
 mod never;
 mod sql;
@@ -23,47 +24,51 @@ pub use sql::columns_selected;
 pub struct Problem {
     pub rule: String,
     pub message: String,
+    /// Whether findings would be wrong or lost. The rest is advice: what a rule costs, its words and its tests.
+    pub fault: bool,
 }
 
 /// All that is wrong with a rule; nothing if it is fit to run. `lists` are those that its SQL may name.
 pub fn lint(rule: &Rule, lists: &Arc<Lists>) -> Vec<Problem> {
-    let mut messages = Vec::new();
-    identity(rule, &mut messages);
-    words(rule, &mut messages);
-    kind::fields(rule, &mut messages);
-    let selected = selects(rule, lists, &mut messages);
-    tests(rule, &mut messages);
-    if let Some(selected) = selected {
-        names(rule, &selected, &mut messages);
-    }
-    messages.into_iter().map(|message| Problem { rule: rule.id.clone(), message }).collect()
+    let (mut faults, mut advice) = (Vec::new(), Vec::new());
+    identity(rule, &mut advice);
+    words(rule, &mut advice);
+    let selected = form(rule, lists, &mut faults, &mut advice);
+    tests(rule, selected.as_deref(), &mut advice);
+    let problem = |fault| move |message| Problem { rule: rule.id.clone(), message, fault };
+    faults.into_iter().map(problem(true)).chain(advice.into_iter().map(problem(false))).collect()
 }
 
-/// Why a rule's SQL does not plan, if it doesn't.
-pub(crate) fn unplannable(rule: &Rule, lists: &Arc<Lists>) -> Option<String> {
-    let mut outputs = Vec::new();
-    for (_, text) in rule.selects() {
-        match sql::examine(text, Form::of(rule), lists) {
-            Ok(examined) => outputs.push(examined.selected),
-            Err(reason) => return Some(reason),
-        }
-    }
-    kind::unknown_in_condition(rule, &outputs)
+/// What of it makes findings wrong or loses them: nobody runs such a rule.
+pub fn faults(rule: &Rule, lists: &Arc<Lists>) -> Vec<String> {
+    let mut faults = Vec::new();
+    form(rule, lists, &mut faults, &mut Vec::new());
+    faults
+}
+
+/// The fields that say what is found. Returns the columns that findings have, if all SELECTs plan.
+fn form(rule: &Rule, lists: &Arc<Lists>, faults: &mut Vec<String>, advice: &mut Vec<String>) -> Option<Vec<String>> {
+    kind::fields(rule, faults);
+    let selected = selects(rule, lists, faults, advice)?;
+    summary(rule, &selected, faults);
+    Some(selected)
 }
 
 /// Examines each SELECT. Returns the columns that findings have, if all of them plan.
-fn selects(rule: &Rule, lists: &Arc<Lists>, messages: &mut Vec<String>) -> Option<Vec<String>> {
-    let mut outputs = Vec::new();
+fn selects(rule: &Rule, lists: &Arc<Lists>, faults: &mut Vec<String>, advice: &mut Vec<String>) -> Option<Vec<String>> {
+    let (mut outputs, mut schemas) = (Vec::new(), Vec::new());
     let mut complete = true;
     for (field, text) in rule.selects() {
         match sql::examine(text, Form::of(rule), lists) {
             Ok(examined) => {
-                messages.extend(examined.problems.iter().map(|problem| format!("{field}: {problem}")));
-                kind::columns(rule, &field, &examined.selected, messages);
+                faults.extend(examined.problems.iter().map(|problem| format!("{field}: {problem}")));
+                advice.extend(examined.advice.iter().map(|problem| format!("{field}: {problem}")));
+                kind::columns(rule, &field, &examined.selected, faults);
                 outputs.push(examined.selected);
+                schemas.push(examined.schema);
             }
             Err(reason) => {
-                messages.push(format!("{field}: {reason}"));
+                faults.push(format!("{field}: {reason}"));
                 complete = false;
             }
         }
@@ -71,7 +76,11 @@ fn selects(rule: &Rule, lists: &Arc<Lists>, messages: &mut Vec<String>) -> Optio
     if !complete {
         return None;
     }
-    messages.extend(kind::unknown_in_condition(rule, &outputs).map(|reason| format!("where: {reason}")));
+    let problems = match kind::unknown_in_condition(rule, &outputs) {
+        Some(reason) => vec![reason],
+        None => condition::problems(rule, &schemas, lists),
+    };
+    faults.extend(problems.into_iter().map(|problem| format!("where: {problem}")));
     Some(kind::output(rule, &outputs))
 }
 
@@ -110,7 +119,7 @@ fn words(rule: &Rule, messages: &mut Vec<String>) {
     }
 }
 
-fn tests(rule: &Rule, messages: &mut Vec<String>) {
+fn tests(rule: &Rule, selected: Option<&[String]>, messages: &mut Vec<String>) {
     if !rule.tests.iter().any(|test| !test.expect.is_empty()) {
         messages.push("tests: none that expects a finding".into());
     }
@@ -129,19 +138,17 @@ fn tests(rule: &Rule, messages: &mut Vec<String>) {
         if let Err(error) = case_events(test, rule) {
             messages.push(format!("tests: {}: {error}", test.name));
         }
+        let unknown = |name: &&String| selected.is_some_and(|selected| !selected.contains(name));
+        for name in test.expect.iter().flat_map(|row| row.keys()).filter(unknown) {
+            messages.push(format!("tests: {}: expects {name}, which the SQL does not select", test.name));
+        }
     }
 }
 
-/// Names of columns in the summary and in expected rows must be selected ones.
-fn names(rule: &Rule, selected: &[String], messages: &mut Vec<String>) {
-    let known = |name: &str| selected.iter().any(|column| column == name);
-    for name in placeholders(&rule.summary).filter(|name| !known(name)) {
+/// Names of columns in the summary must be selected ones.
+fn summary(rule: &Rule, selected: &[String], messages: &mut Vec<String>) {
+    for name in placeholders(&rule.summary).filter(|name| !selected.iter().any(|column| column == name)) {
         messages.push(format!("summary: {{{name}}} is not selected by the SQL"));
-    }
-    for test in &rule.tests {
-        for name in test.expect.iter().flat_map(|row| row.keys()).filter(|name| !known(name)) {
-            messages.push(format!("tests: {}: expects {name}, which the SQL does not select", test.name));
-        }
     }
 }
 
@@ -241,6 +248,29 @@ tests:
         ] {
             let problems = with(old, new);
             assert!(problems.contains(want), "{new}: {problems:?} has no {want:?}");
+        }
+    }
+
+    #[test]
+    fn a_sequences_condition_is_planned() {
+        let select = "SELECT cluster, event_id, event_time, user_name FROM audit WHERE stage = 'ResponseComplete'";
+        let steps = format!("[{{name: a, sql: \"{select}\"}}, {{name: b, sql: \"{select}\"}}]");
+        let sql = GOOD.lines().find(|line| line.starts_with("sql: ")).unwrap();
+        let check = |condition: &str, want: &str| {
+            let sequence =
+                format!("kind: sequence\nwindow: 1h\ngroup_by: [cluster]\nsteps: {steps}\nwhere: {condition}");
+            let problems = with(sql, &sequence);
+            assert!(problems.starts_with(want) && problems.is_empty() == want.is_empty(), "{condition}: {problems:?}");
+        };
+        for (condition, want) in [
+            ("a.user_name <> b.user_name", ""),
+            ("a.user_name", "where: "),
+            ("a.user_name = 1 + 'x'", "where: "),
+            ("no_such_function(a.user_name)", "where: "),
+            ("a.event_time < now()", "where: now() depends on when it runs"),
+            ("a.user_name = b.user_name AND 1 = 2", "where: can never be true"),
+        ] {
+            check(condition, want);
         }
     }
 

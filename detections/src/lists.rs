@@ -15,6 +15,8 @@ use crate::nearest::did_you_mean;
 #[error("list {list}: {reason}")]
 pub struct BadList {
     pub list: String,
+    /// The place of the entry that is wrong, from 0, if it is one alone.
+    pub entry: Option<usize>,
     pub reason: String,
 }
 
@@ -24,7 +26,7 @@ pub struct Lists(BTreeMap<String, Arc<List>>);
 
 impl Lists {
     /// Adds a list, in place of one of that name. An entry is an IP address or a network in CIDR notation, a glob if it has a
-    /// `*` or a `?`, and else a text.
+    /// `*` or a `?`, and else a text. What only looks like addresses is an error.
     pub fn insert(&mut self, name: impl Into<String>, entries: Vec<String>) -> Result<(), BadList> {
         let name = name.into();
         match List::read(entries) {
@@ -32,7 +34,7 @@ impl Lists {
                 self.0.insert(name, Arc::new(list));
                 Ok(())
             }
-            Err(reason) => Err(BadList { list: name, reason }),
+            Err((entry, reason)) => Err(BadList { list: name, entry, reason }),
         }
     }
 
@@ -67,18 +69,22 @@ pub(crate) struct List {
 }
 
 impl List {
-    fn read(entries: Vec<String>) -> Result<Self, String> {
+    /// The error names an entry by its place, if it is one alone.
+    fn read(entries: Vec<String>) -> Result<Self, (Option<usize>, String)> {
         let (mut texts, mut networks, mut globs) = (HashSet::new(), Vec::new(), Vec::new());
-        for entry in entries.iter().cloned() {
+        for (place, entry) in entries.iter().enumerate() {
+            let at = |reason| (Some(place), reason);
             if entry.split('/').next().is_some_and(|address| address.parse::<IpAddr>().is_ok()) {
-                networks.push(Network::parse(&entry)?);
+                networks.push(Network::parse(entry).map_err(at)?);
             } else if entry.contains(['*', '?']) {
-                globs.push(glob_to_regex(&entry)?);
+                globs.push(glob_to_regex(entry).map_err(at)?);
+            } else if looks_like_addresses(entry) {
+                return Err(at(format!("{entry:?} is neither an address nor a network such as 10.4.0.0/24")));
             } else {
-                texts.insert(entry);
+                texts.insert(entry.clone());
             }
         }
-        let globs = RegexSet::new(globs).map_err(|_| "its globs are too many or too long".to_owned())?;
+        let globs = RegexSet::new(globs).map_err(|_| (None, "its globs are too many or too long".to_owned()))?;
         Ok(Self { entries, texts, networks: merged(networks), globs })
     }
 
@@ -96,6 +102,31 @@ impl PartialEq for List {
     fn eq(&self, other: &Self) -> bool {
         self.entries == other.entries
     }
+}
+
+/// Whether an entry that is no address must have been meant for one or several: as a text it would match nothing.
+fn looks_like_addresses(entry: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let of = |text: &str, others: &str| text.chars().all(|c| c.is_ascii_hexdigit() || others.contains(c));
+    // Versions have longer numbers, or fewer.
+    let dotted = |text: &str| text.split('.').filter(|part| digits(part) && part.len() <= 3).count();
+    let address = |text: &str| {
+        text.parse::<IpAddr>().is_ok()
+            || dotted(text) == 4 && text.split('.').count() == 4
+            || text.contains("::") && of(text, ":.")
+    };
+    let network = |text: &str| {
+        let Some((address, length)) = text.split_once('/') else { return false };
+        let shaped = dotted(address) > 1 && dotted(address) == address.split('.').count()
+            || address.contains(':') && of(address, ":.");
+        shaped && length.split('.').all(digits)
+    };
+    if address(entry) || network(entry) {
+        return true;
+    }
+    let mut parts = entry.split(['-', ',', ';', ' ', '\t']).filter(|part| !part.is_empty());
+    parts.next().is_some_and(|first| first != entry && (address(first) || network(first)))
+        && parts.all(|part| of(part, ":./"))
 }
 
 /// Networks in order, with those that are within another left out. Networks never overlap otherwise.
@@ -160,6 +191,46 @@ mod tests {
         }
         let long = Lists::default().insert("trusted", vec!["?".repeat(100_000)]).unwrap_err().to_string();
         assert!(long.contains("too long"), "{long}");
+    }
+
+    #[test]
+    fn what_only_looks_like_addresses_is_refused() {
+        for entry in [
+            "10.4.0/24",
+            "10.4/255.255.0.0",
+            "10.5.0.1-10.5.0.9",
+            "10.5.0.1 - 10.5.0.9",
+            "10.5.0.1-9",
+            "10.6.0.300",
+            "010.6.0.1",
+            "10.0.0.1, 10.0.0.2",
+            "10.0.0.1 10.0.0.0/8",
+            "fd00::1-fd00::9",
+            "fd00::1::2",
+            "2001:db8/32",
+        ] {
+            let error = Lists::default().insert("l", vec!["ci".into(), entry.into()]).unwrap_err();
+            assert_eq!(error.entry, Some(1), "{error}");
+            assert!(error.reason.contains(entry), "{error}");
+        }
+        let texts = [
+            "1.27.3",
+            "v1.2.3.4",
+            "10.0.17763.5329",
+            "403",
+            "2026-01-01",
+            "10:30:00",
+            "aa:bb:cc:dd:ee:ff",
+            "ip-10-0-0-1",
+            "1.25/stable",
+            "10.0.0.1:443",
+            "apps/v1",
+            "deadbeef",
+            "a/b",
+            "shop, office",
+            "std::fs",
+        ];
+        check(&texts, &texts, &["1.2.3.4", "10.0.0.1"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use vedette_detections::event::base_events;
 use vedette_detections::rule::{RuleTest, Step, TestEvent};
-use vedette_detections::{Rule, base_event, builtin, case_events, lint, load};
+use vedette_detections::{Config, Rule, base_event, builtin, case_events, lint, load};
 
 #[test]
 fn the_pack_lints_clean_and_is_what_the_folder_holds() {
@@ -78,12 +78,40 @@ fn the_schema_for_editors_knows_every_field() {
     }
 }
 
-#[test]
-fn the_documents_examples_lint_clean() {
+/// The YAML in the document, without what it is indented by.
+fn blocks() -> Vec<String> {
     let document = include_str!("../../docs/writing-rules.md");
     let blocks = document.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
-    let examples: Vec<Rule> =
-        blocks.filter(|block| block.starts_with("id: ")).map(|block| serde_saphyr::from_str(block).unwrap()).collect();
+    let flush = |block: &str| {
+        let indent = block.len() - block.trim_start().len();
+        block.lines().map(|line| format!("{}\n", line.get(indent..).unwrap_or_default())).collect()
+    };
+    blocks.map(flush).collect()
+}
+
+#[test]
+fn the_documents_overlay_can_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    for block in blocks().iter().filter(|block| !block.starts_with("id: ")) {
+        let exceptions = block.starts_with("- rule: ");
+        let name = if exceptions { "exceptions/e.yaml" } else { "overrides.yaml" };
+        let path = folder.path().join(name);
+        assert!(!path.exists(), "another example: {block}");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, block).unwrap();
+    }
+    assert!(folder.path().join("exceptions/e.yaml").exists() && folder.path().join("overrides.yaml").exists());
+    let before = builtin().unwrap().len();
+    let config = Config { overlay: Some(folder.path().to_owned()), ..Config::default() };
+    let set = config.load().unwrap_or_else(|errors| panic!("{errors:?}"));
+    assert_eq!(set.rules.len(), before - 1);
+}
+
+#[test]
+fn the_documents_examples_lint_clean() {
+    let blocks = blocks();
+    let of_rules = blocks.iter().filter(|block| block.starts_with("id: "));
+    let examples: Vec<Rule> = of_rules.map(|block| serde_saphyr::from_str(block).unwrap()).collect();
     let kinds: BTreeSet<&str> = examples.iter().map(|rule| rule.kind.name()).collect();
     assert_eq!(kinds.len(), 6, "{kinds:?}");
     for rule in &examples {

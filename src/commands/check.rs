@@ -9,7 +9,7 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::{Map, Value};
 use vedette_analytics::engine::check::{self, CaseOutcome};
-use vedette_detections::{Lists, LoadError, Rule, Ruleset};
+use vedette_detections::{Lists, LoadError, Problem, Rule, Unfit, place};
 
 use super::{Common, ExitReason, print_all, printable};
 
@@ -39,15 +39,22 @@ struct Tally {
     problems: usize,
 }
 
+/// The rules to look at, each as its file has it and as it runs, with the overlay's exceptions and overrides.
+struct Checked {
+    rules: Vec<(Rule, Rule)>,
+    lists: Arc<Lists>,
+    notes: Vec<String>,
+}
+
 impl Check {
     pub async fn run(self) -> anyhow::Result<()> {
         let mut tally = Tally::default();
-        let set = self.load(&mut tally)?;
-        let notes: String = set.notes.iter().map(|note| format!("note: {note}\n")).collect();
+        let Checked { rules, lists, notes } = self.load(&mut tally)?;
+        let notes: String = notes.iter().map(|note| format!("note: {note}\n")).collect();
         print_all(&printable(&notes))?;
-        for rule in &set.rules {
+        for (written, runs) in &rules {
             tally.rules += 1;
-            let text = report(rule, &set.lists, self.verbose, &mut tally).await;
+            let text = report(written, runs, &lists, self.verbose, &mut tally).await;
             print_all(&printable(&text))?;
         }
         print_all(&format!("{} rules, {} cases, {} problems\n", tally.rules, tally.cases, tally.problems))?;
@@ -58,64 +65,79 @@ impl Check {
     }
 
     /// The rules that can be read; what can't be are problems.
-    fn load(&self, tally: &mut Tally) -> anyhow::Result<Ruleset> {
+    fn load(&self, tally: &mut Tally) -> anyhow::Result<Checked> {
         let mut detections = self.common.clone().load()?.detections;
         detections.overlay = self.overlay.clone().or(detections.overlay);
+        // What is named and configured is read twice.
+        let mut said = BTreeSet::new();
         let mut tell = |errors: Vec<LoadError>| {
-            tally.problems += errors.len();
-            let text: String = errors.iter().map(|error| format!("{error}\n")).collect();
-            print_all(&printable(&text))
+            let lines = errors.iter().map(|error| format!("{error}\n"));
+            let new: Vec<String> = lines.filter(|line| said.insert(line.clone())).collect();
+            tally.problems += new.len();
+            print_all(&printable(&new.concat()))
         };
-        if self.paths.is_empty() {
-            return match detections.load() {
-                Ok(set) => Ok(set),
-                Err(errors) => tell(errors).map(|()| Ruleset::default()),
-            };
-        }
-        let mut set = Ruleset::default();
-        match detections.lists() {
-            Ok(lists) => set.lists = lists,
-            Err(errors) => tell(errors)?,
-        }
+        let mut named: Vec<Rule> = Vec::new();
         for path in &self.paths {
             match vedette_detections::load(path) {
-                Ok(loaded) => set.rules.extend(loaded),
+                Ok(loaded) => named.extend(loaded),
                 Err(errors) => tell(errors)?,
             }
         }
-        Ok(set)
+        // A file that is named twice is one.
+        let mut files = BTreeSet::new();
+        named.retain(|rule| files.insert(rule.file.clone()));
+        let mut all = Unfit::default();
+        if self.paths.is_empty() || detections.overlay.is_some() {
+            match detections.load_unfit(named.clone()) {
+                Ok(loaded) => all = loaded,
+                Err(errors) => {
+                    tell(errors)?;
+                    all.set.lists = detections.lists().unwrap_or_default();
+                }
+            }
+        }
+        let Unfit { written, set } = all;
+        let find = |rules: &[Rule], rule: &Rule| rules.iter().find(|other| other.id == rule.id).cloned();
+        let rules = match self.paths.is_empty() {
+            true => set.rules.iter().filter_map(|runs| Some((find(&written, runs)?, runs.clone()))).collect(),
+            false => named.into_iter().map(|rule| (rule.clone(), find(&set.rules, &rule).unwrap_or(rule))).collect(),
+        };
+        Ok(Checked { rules, lists: set.lists, notes: set.notes })
     }
 }
 
-/// A rule's problems in words; empty if it is well and `verbose` is off.
-async fn report(rule: &Rule, lists: &Arc<Lists>, verbose: bool, tally: &mut Tally) -> String {
+/// A rule's problems in words; empty if it is well and `verbose` is off. Its cases prove what its file says, whatever exceptions
+/// and overrides make of it.
+async fn report(written: &Rule, runs: &Rule, lists: &Arc<Lists>, verbose: bool, tally: &mut Tally) -> String {
     let mut text = String::new();
-    for problem in vedette_detections::lint(rule, lists) {
+    let mut faulty = false;
+    for Problem { message, fault, .. } in vedette_detections::lint(runs, lists) {
+        faulty |= fault;
         tally.problems += 1;
-        let _ = writeln!(text, "{}: {}", rule.id, problem.message);
+        let _ = writeln!(text, "{}: {message}", place(runs, &message));
     }
-    let outcomes = match check::run(rule, lists).await {
-        Ok(outcomes) => {
-            for line in check::advice(rule, lists).await.unwrap_or_default() {
-                tally.problems += 1;
-                let _ = writeln!(text, "{}: {line}", rule.id);
-            }
-            outcomes
-        }
-        Err(error) => {
+    let (advice, outcomes) = match (check::advice(runs, lists).await, check::run(written, lists).await) {
+        (Ok(advice), Ok(outcomes)) => (advice, outcomes),
+        // The lint has said why it does not plan.
+        (Err(_), _) | (_, Err(_)) if faulty => return text,
+        (Err(error), _) | (_, Err(error)) => {
             tally.problems += 1;
-            let _ = writeln!(text, "{}: {error}", rule.id);
+            let _ = writeln!(text, "{error}");
             return text;
         }
     };
+    for line in advice {
+        tally.problems += 1;
+        let _ = writeln!(text, "{}: {line}", place(runs, &line));
+    }
     for outcome in outcomes {
         tally.cases += 1;
         match failure(&outcome) {
             Some(reason) => {
                 tally.problems += 1;
-                let _ = writeln!(text, "{}: case {:?} fails\n{reason}", rule.id, outcome.case);
+                let _ = writeln!(text, "{}: case {:?} fails\n{reason}", place(written, "tests"), outcome.case);
             }
-            None if verbose => drop(writeln!(text, "{}: case {:?} is well", rule.id, outcome.case)),
+            None if verbose => drop(writeln!(text, "{}: case {:?} is well", written.id, outcome.case)),
             None => {}
         }
     }

@@ -190,9 +190,10 @@ impl Engine {
     ) -> anyhow::Result<Self> {
         store.migrate().await.context("can't migrate the store")?;
         let analytics = &config.analytics;
+        let known = config.detections.fingerprint();
         let rules = Arc::new(components::ruleset(config)?);
         let stop = CancellationToken::new();
-        let reloads = reload::watch(&config.detections, rules.clone(), stop.clone());
+        let reloads = reload::watch(&config.detections, known, rules.clone(), stop.clone());
         let pipeline = Pipeline::new(analytics.clone(), Arc::clone(journal), Arc::clone(store), rules).await;
         let pipeline = pipeline.map_err(unusable_rule)?.following(reloads);
         let schedule = analytics.schedule.then(|| {

@@ -78,6 +78,14 @@ fn an_overlay_is_live_within_seconds_and_what_is_broken_changes_nothing() {
     assert_eq!(serve.metric("vedette_rules_refused", &[]), 0.0);
     let said = place.settings.succeed(&["rules"]);
     assert!(said.contains("reads "), "{said}");
+
+    // A subject that no row has would make all users one finding.
+    write("rules/reads.yaml", &RULE.replace("severity: low", "severity: low\ngroup_by: [cluster, usr_name]"));
+    until("the rule is refused", || serve.metric("vedette_rules_refused", &[]) == 1.0);
+    let log = serve.log();
+    assert!(log.contains("rules/reads.yaml:8: rule reads: sql: does not select usr_name"), "{log}");
+    write("rules/reads.yaml", RULE);
+    reloaded(3.0);
     read(&serve, "ci", 5);
     read(&serve, "dana", 6);
     found(4.0);

@@ -25,7 +25,7 @@ use datafusion::error::DataFusionError;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use metrics::Counter;
 use vedette_detections::sql::session_with_lists;
-use vedette_detections::{Lists, Rule, RuleKind};
+use vedette_detections::{Lists, Rule, RuleKind, place};
 use vedette_schemas::{EventId, Table};
 
 use clock::Clock;
@@ -48,8 +48,9 @@ pub const RULE_SHORTENED: &str = "vedette_rule_shortened";
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    #[error("rule {rule}: {reason}")]
-    Rule { rule: String, reason: String },
+    /// `place` is the rule, with its file if it has one.
+    #[error("{place}: {reason}")]
+    Rule { place: String, reason: String },
     #[error("engine: {0}")]
     Context(#[from] DataFusionError),
 }
@@ -176,13 +177,14 @@ impl Engine {
             if engine.options.part == Part::Groups && plan::reach(&rule).is_none() {
                 continue;
             }
-            let id = rule.id.clone();
-            let failed = |reason: DataFusionError| EngineError::Rule { rule: id, reason: reason.to_string() };
             let planned = match rule.kind {
                 RuleKind::Scheduled => report::check(&rule, &engine.options.lists).await,
-                _ => engine.add(rule).await,
+                _ => engine.add(rule.clone()).await,
             };
-            planned.map_err(failed)?;
+            if let Err(reason) = planned {
+                let reason = reason.to_string();
+                return Err(EngineError::Rule { place: place(&rule, &reason), reason });
+            }
         }
         Ok(engine)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::DFSchemaRef;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
@@ -24,8 +25,12 @@ const TIMES: [&str; 4] = ["day", "event_time", "received_at", "raised_at"];
 pub struct Examined {
     /// Names of the columns it returns, in order.
     pub selected: Vec<String>,
-    /// What is wrong with it though it plans.
+    /// The same with their types.
+    pub schema: DFSchemaRef,
+    /// What is wrong with it though it plans, so that findings would be wrong or lost.
     pub problems: Vec<String>,
+    /// What is likely a mistake, or dear.
+    pub advice: Vec<String>,
 }
 
 /// The names of the columns that the SQL returns, in order; or why it doesn't plan.
@@ -59,7 +64,8 @@ impl Form {
 pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, String> {
     only_a_select(sql)?;
     let planned = plan(sql, form, lists).map_err(told)?;
-    let selected = selected(&planned.asked);
+    let (selected, schema) = (selected(&planned.asked), planned.asked.schema().clone());
+    let mut advice = Vec::new();
     let shape = Shape::of(&planned.asked, form).map_err(told)?;
     let mut problems = shape.problems;
     if never(&planned.asked, &planned.optimized) {
@@ -72,8 +78,8 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
         let mut unbounded = Vec::new();
         without_time(&planned.optimized, false, &mut unbounded);
         let said = |table: String| format!("reads all of {table}: no condition on day, event_time or received_at");
-        problems.extend(unbounded.into_iter().map(said));
-        return Ok(Examined { selected, problems });
+        advice.extend(unbounded.into_iter().map(said));
+        return Ok(Examined { selected, schema, problems, advice });
     }
     if form == Form::Groups && !shape.grouped {
         problems.push("no GROUP BY: whose rows are counted?".into());
@@ -83,10 +89,10 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
         problems.push(format!("does not select {name}"));
     }
     match shape.tables[..] {
-        [table] => about_table(table, form, &selected, &shape.conditions, &mut problems),
+        [table] => about_table(table, form, &selected, &shape.conditions, &mut problems, &mut advice),
         _ => problems.push("reads one table, once; what joins rows is a sequence".into()),
     }
-    Ok(Examined { selected, problems })
+    Ok(Examined { selected, schema, problems, advice })
 }
 
 /// The tables that a plan reads without a condition on time.
@@ -104,10 +110,17 @@ fn without_time(plan: &LogicalPlan, bounded: bool, tables: &mut Vec<String>) {
     plan.inputs().into_iter().for_each(|input| without_time(input, bounded, tables));
 }
 
-fn about_table(table: Table, form: Form, selected: &[String], conditions: &[String], problems: &mut Vec<String>) {
+fn about_table(
+    table: Table,
+    form: Form,
+    selected: &[String],
+    conditions: &[String],
+    problems: &mut Vec<String>,
+    advice: &mut Vec<String>,
+) {
     let staged = table.is_streamed() && table != Table::Falco;
     if staged && !conditions.iter().any(|column| column == "stage") {
-        problems.push(format!("no condition on stage: one request gives {} a row for each", table.name()));
+        advice.push(format!("no condition on stage: one request gives {} a row for each", table.name()));
     }
     if form == Form::Groups {
         return;
@@ -208,20 +221,26 @@ impl Shape {
 
     /// Functions whose answer depends on when they run would give a replayed event another finding.
     fn functions(&mut self, expr: &Expr) -> Result<(), DataFusionError> {
-        expr.apply(|e| {
-            if let Expr::ScalarFunction(function) = e
-                && function.func.signature().volatility != Volatility::Immutable
-            {
-                self.problems
-                    .push(format!("{}() depends on when it runs; use event_time or period_end()", function.name()));
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
+        self.problems.extend(volatile(expr)?);
         Ok(())
     }
 }
 
+/// The functions whose answer depends on when they run.
+pub(super) fn volatile(expr: &Expr) -> Result<Vec<String>, DataFusionError> {
+    let mut problems = Vec::new();
+    expr.apply(|e| {
+        if let Expr::ScalarFunction(function) = e
+            && function.func.signature().volatility != Volatility::Immutable
+        {
+            problems.push(format!("{}() depends on when it runs; use event_time or period_end()", function.name()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(problems)
+}
+
 /// DataFusion's message without its framing.
-fn told(error: DataFusionError) -> String {
+pub(super) fn told(error: DataFusionError) -> String {
     error.strip_backtrace()
 }

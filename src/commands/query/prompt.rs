@@ -10,7 +10,7 @@ use vedette_schemas::Table;
 
 use super::Source;
 use super::format::Output;
-use crate::commands::print_all;
+use crate::commands::{print_all, told};
 
 const GREETING: &str = "SQL ends with a semicolon. \\d lists tables, \\d TABLE its columns, \\q leaves.\n";
 
@@ -56,7 +56,7 @@ pub async fn run(source: Source, output: Output, limit: Duration) -> anyhow::Res
         }
         // A failed statement is reported, and the prompt goes on.
         if let Err(error) = answer(&source, &output, limit, input).await {
-            eprintln!("{error:#}");
+            eprintln!("{}", told(&error));
         }
     }
     Ok(())
