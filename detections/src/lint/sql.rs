@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::DFSchemaRef;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
@@ -11,19 +13,20 @@ use datafusion::sql::sqlparser::ast;
 use vedette_schemas::Table;
 
 use super::never::never;
+use super::scan::{TIMES, apart, bounded, scans};
+use super::stage;
 use crate::lists::Lists;
 use crate::rule::{Rule, RuleKind};
 
 /// What a rule must select from any table.
 const REQUIRED: [&str; 3] = ["event_id", "cluster", "event_time"];
 
-/// Columns by which a store reads less of a table.
-const TIMES: [&str; 4] = ["day", "event_time", "received_at", "raised_at"];
-
 /// A rule's SQL, understood.
 pub struct Examined {
     /// Names of the columns it returns, in order.
     pub selected: Vec<String>,
+    /// The same with their types.
+    pub schema: DFSchemaRef,
     /// What is wrong with it though it plans.
     pub problems: Vec<String>,
 }
@@ -38,6 +41,8 @@ pub fn columns_selected(sql: &str) -> Result<Vec<String>, String> {
 pub enum Form {
     /// Rows of one table that meet a condition.
     Rows,
+    /// The same, where it says no more if there are several.
+    Signs,
     /// An aggregate over such rows.
     Groups,
     /// Anything that reads: it runs over the store.
@@ -50,7 +55,8 @@ impl Form {
         match rule.kind {
             RuleKind::Scheduled => Form::Report,
             RuleKind::Window => Form::Groups,
-            _ => Form::Rows,
+            RuleKind::NewTerms | RuleKind::Absence => Form::Signs,
+            RuleKind::Match | RuleKind::Sequence => Form::Rows,
         }
     }
 }
@@ -59,7 +65,7 @@ impl Form {
 pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, String> {
     only_a_select(sql)?;
     let planned = plan(sql, form, lists).map_err(told)?;
-    let selected = selected(&planned.asked);
+    let (selected, schema) = (selected(&planned.asked), planned.asked.schema().clone());
     let shape = Shape::of(&planned.asked, form).map_err(told)?;
     let mut problems = shape.problems;
     if never(&planned.asked, &planned.optimized) {
@@ -69,11 +75,8 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
         if !selected.iter().any(|name| name == "cluster") {
             problems.push("does not select cluster".into());
         }
-        let mut unbounded = Vec::new();
-        without_time(&planned.optimized, false, &mut unbounded);
-        let said = |table: String| format!("reads all of {table}: no condition on day, event_time or received_at");
-        problems.extend(unbounded.into_iter().map(said));
-        return Ok(Examined { selected, problems });
+        about_scans(&planned.optimized, apart(selected.iter().map(String::as_str)), form, &mut problems);
+        return Ok(Examined { selected, schema, problems });
     }
     if form == Form::Groups && !shape.grouped {
         problems.push("no GROUP BY: whose rows are counted?".into());
@@ -82,32 +85,68 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
     for name in required.iter().filter(|name| !selected.iter().any(|s| s == *name)) {
         problems.push(format!("does not select {name}"));
     }
+    if form != Form::Groups {
+        problems.extend(required.iter().filter_map(|name| another(&planned.asked, name)));
+    }
     match shape.tables[..] {
-        [table] => about_table(table, form, &selected, &shape.conditions, &mut problems),
+        [table] => {
+            about_scans(&planned.optimized, form != Form::Signs, form, &mut problems);
+            about_table(table, form, &selected, &shape.conditions, &mut problems);
+        }
         _ => problems.push("reads one table, once; what joins rows is a sequence".into()),
     }
-    Ok(Examined { selected, problems })
+    Ok(Examined { selected, schema, problems })
 }
 
-/// The tables that a plan reads without a condition on time.
-fn without_time(plan: &LogicalPlan, bounded: bool, tables: &mut Vec<String>) {
-    let mut bounded = bounded;
-    match plan {
-        LogicalPlan::Filter(filter) => {
-            bounded |= filter.predicate.column_refs().iter().any(|column| TIMES.contains(&column.name.as_str()));
+/// What is wrong with how a plan reads its tables. `counted`: whether each row of the result counts.
+fn about_scans(optimized: &LogicalPlan, counted: bool, form: Form, problems: &mut Vec<String>) {
+    for scan in scans(optimized, counted) {
+        let table = &scan.table;
+        if form == Form::Report && !bounded(&scan.conditions) {
+            problems.push(format!(
+                "reads all of {table}: no lower bound on day, event_time or received_at that holds for every row"
+            ));
         }
-        // What a condition says of its answer, it does not say of the rows behind it.
-        LogicalPlan::Aggregate(_) | LogicalPlan::Join(_) => bounded = false,
-        LogicalPlan::TableScan(scan) if !bounded => tables.push(scan.table_name.table().to_owned()),
-        _ => {}
+        if !scan.counted || !Table::parse(table).is_some_and(is_staged) {
+            continue;
+        }
+        if scan.conditions.iter().any(stage::mentions) {
+            problems.extend(stage::problem(&scan.conditions).map(|problem| format!("stage: {problem}")));
+        } else {
+            problems.push(unstaged(table));
+        }
     }
-    plan.inputs().into_iter().for_each(|input| without_time(input, bounded, tables));
+}
+
+/// Whether one request gives a table several rows.
+fn is_staged(table: Table) -> bool {
+    table.is_streamed() && table != Table::Falco
+}
+
+fn unstaged(table: &str) -> String {
+    format!("no condition on stage: one request gives {table} a row for each")
+}
+
+/// Why a column that a rule must select is not what its name says, if it isn't.
+fn another(plan: &LogicalPlan, name: &str) -> Option<String> {
+    let LogicalPlan::Projection(projection) = plan else { return None };
+    let place = projection.schema.fields().iter().position(|field| field.name() == name)?;
+    let expr = projection.expr[place].clone().unalias();
+    let of = expr.column_refs();
+    let fine = match name {
+        "event_id" => matches!(&expr, Expr::Column(column) if column.name == name),
+        "event_time" => {
+            let time = matches!(projection.schema.field(place).data_type(), DataType::Timestamp(..));
+            time && of.iter().any(|column| TIMES.contains(&column.name.as_str()))
+        }
+        _ => of.iter().any(|column| column.name == name),
+    };
+    (!fine).then(|| format!("selects {expr} as {name}, which is not the event's"))
 }
 
 fn about_table(table: Table, form: Form, selected: &[String], conditions: &[String], problems: &mut Vec<String>) {
-    let staged = table.is_streamed() && table != Table::Falco;
-    if staged && !conditions.iter().any(|column| column == "stage") {
-        problems.push(format!("no condition on stage: one request gives {} a row for each", table.name()));
+    if form == Form::Signs && is_staged(table) && !conditions.iter().any(|column| column == "stage") {
+        problems.push(unstaged(table.name()));
     }
     if form == Form::Groups {
         return;
@@ -181,7 +220,7 @@ impl Shape {
                 shape.node(node, form);
             }
             for expr in node.expressions() {
-                shape.functions(&expr)?;
+                shape.problems.extend(volatile(&expr)?);
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
@@ -205,23 +244,23 @@ impl Shape {
             }
         }
     }
+}
 
-    /// Functions whose answer depends on when they run would give a replayed event another finding.
-    fn functions(&mut self, expr: &Expr) -> Result<(), DataFusionError> {
-        expr.apply(|e| {
-            if let Expr::ScalarFunction(function) = e
-                && function.func.signature().volatility != Volatility::Immutable
-            {
-                self.problems
-                    .push(format!("{}() depends on when it runs; use event_time or period_end()", function.name()));
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        Ok(())
-    }
+/// Functions whose answer depends on when they run would give a replayed event another finding.
+pub fn volatile(expr: &Expr) -> Result<Vec<String>, DataFusionError> {
+    let mut problems = Vec::new();
+    expr.apply(|e| {
+        if let Expr::ScalarFunction(function) = e
+            && function.func.signature().volatility != Volatility::Immutable
+        {
+            problems.push(format!("{}() depends on when it runs; use event_time or period_end()", function.name()));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(problems)
 }
 
 /// DataFusion's message without its framing.
-fn told(error: DataFusionError) -> String {
+pub fn told(error: DataFusionError) -> String {
     error.strip_backtrace()
 }
