@@ -39,6 +39,7 @@ pub fn except(rule: &mut Rule, condition: &str, until: Option<i64>) -> Result<()
             rule.sql = format!("SELECT * FROM ({sql}\n) AS findings WHERE {rest}");
         }
         _ => {
+            crate::alias::ambiguous(&rule.sql, &condition)?;
             let rest = expression(&not(&condition, before("event_time", "")))?;
             rule.sql = with_condition(&rule.sql, rest)?;
         }
