@@ -13,11 +13,12 @@ use datafusion::sql::sqlparser::tokenizer::Token;
 use crate::rule::{Rule, RuleKind};
 use crate::sql::{self, PARSER};
 
-/// Leaves out of a rule what a condition says, for events from before `until`, in microseconds since 1970.
+/// What must hold of rows that an exception leaves to a rule: that its condition is not true, or that they are from `until` on, in
+/// microseconds since 1970.
 ///
 /// The condition is over the columns of the table that the rule reads; of a `sequence` over its steps' columns, such as
 /// `done.user_name`; of a `scheduled` rule over the columns of its findings, for periods that end by then.
-pub fn except(rule: &mut Rule, condition: &str, until: Option<i64>) -> Result<(), String> {
+pub fn rest(rule: &Rule, condition: &str, until: Option<i64>) -> Result<ast::Expr, String> {
     // Parsed for itself first, so that it can't close a bracket and go on as something else.
     let condition = expression(condition)?;
     usable(&condition)?;
@@ -26,23 +27,33 @@ pub fn except(rule: &mut Rule, condition: &str, until: Option<i64>) -> Result<()
         let until = DateTime::from_timestamp_micros(until?)?.to_rfc3339_opts(SecondsFormat::Micros, true);
         Some(format!(" AND {moment} <{or_at} CAST('{until}' AS TIMESTAMP WITH TIME ZONE)"))
     };
-    match rule.kind {
+    let before = match rule.kind {
         RuleKind::Sequence => {
             let last = rule.steps.last().map(|step| format!("{}.event_time", step.name)).unwrap_or_default();
-            let rest = not(&condition, before(&last, ""));
-            let old = rule.condition.as_deref().map(expression).transpose()?;
-            rule.condition = Some(and(old, expression(&rest)?).to_string());
+            before(&last, "")
         }
-        RuleKind::Scheduled => {
-            let rest = not(&condition, before("period_end()", "="));
-            let sql = rule.sql.trim_end().trim_end_matches(';');
-            rule.sql = format!("SELECT * FROM ({sql}\n) AS findings WHERE {rest}");
-        }
+        RuleKind::Scheduled => before("period_end()", "="),
         _ => {
             crate::alias::ambiguous(&rule.sql, &condition)?;
-            let rest = expression(&not(&condition, before("event_time", "")))?;
-            rule.sql = with_condition(&rule.sql, rest)?;
+            before("event_time", "")
         }
+    };
+    expression(&not(&condition, before))
+}
+
+/// Leaves to a rule only what meets all of these conditions.
+pub fn keep(rule: &mut Rule, conditions: Vec<ast::Expr>) -> Result<(), String> {
+    let Some(all) = conditions.into_iter().reduce(|some, one| and(Some(some), one)) else { return Ok(()) };
+    match rule.kind {
+        RuleKind::Sequence => {
+            let old = rule.condition.as_deref().map(expression).transpose()?;
+            rule.condition = Some(and(old, all).to_string());
+        }
+        RuleKind::Scheduled => {
+            let sql = rule.sql.trim_end().trim_end_matches(';');
+            rule.sql = format!("SELECT * FROM ({sql}\n) AS findings WHERE {all}");
+        }
+        _ => rule.sql = with_condition(&rule.sql, all)?,
     }
     Ok(())
 }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
+use datafusion::sql::sqlparser::ast::Expr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
 
-use crate::except::except;
+use crate::except::{keep, rest};
 use crate::lint::faults;
 use crate::lists::{BadList, Lists};
 use crate::load::{LoadError, ends_in, is_there, load_own, names, parse, read};
@@ -191,30 +192,39 @@ fn new_faults(rule: &mut Rule, lists: &Arc<Lists>, change: impl FnOnce(&mut Rule
 
 /// Writes a rule's exceptions into it. Returns what is wrong with them.
 fn apply_exceptions(rule: &mut Rule, exceptions: &[&(PathBuf, Exception)], lists: &Arc<Lists>) -> Vec<LoadError> {
-    let written = rule.clone();
-    let mut errors = Vec::new();
-    let reasons = new_faults(rule, lists, |rule| {
-        errors.extend(exceptions.iter().filter_map(|(path, one)| one.apply(path, rule).err()));
-    });
-    let Some(together) = reasons.into_iter().next() else { return errors };
-    // Planning takes its time, so that which of them it is, is asked only now.
+    let (mut errors, mut rests) = (Vec::new(), Vec::new());
     for (path, one) in exceptions {
-        let mut alone = written.clone();
-        let reasons = new_faults(&mut alone, lists, |rule| drop(one.apply(path, rule)));
-        errors.extend(reasons.into_iter().next().map(|reason| one.wrong(path, reason)));
+        match one.rest(path, rule) {
+            Ok(rest) => rests.push((path, one, rest)),
+            Err(error) => errors.push(error),
+        }
     }
-    if errors.is_empty() {
-        errors.extend(exceptions.last().map(|(path, last)| last.wrong(path, together)));
+    let written = rule.clone();
+    let wrong = |rule: &mut Rule, rests: Vec<Expr>| {
+        let mut kept = Ok(());
+        let reasons = new_faults(rule, lists, |rule| kept = keep(rule, rests));
+        kept.err().or_else(|| reasons.into_iter().next())
+    };
+    let Some(together) = wrong(rule, rests.iter().map(|(_, _, rest)| rest.clone()).collect()) else { return errors };
+    // Planning takes its time, so that which of them it is, is asked only now.
+    let before = errors.len();
+    for (path, one, rest) in &rests {
+        let reason = wrong(&mut written.clone(), vec![rest.clone()]);
+        errors.extend(reason.map(|reason| one.wrong(path, reason)));
+    }
+    if errors.len() == before {
+        errors.extend(rests.last().map(|(path, last, _)| last.wrong(path, together)));
     }
     errors
 }
 
 impl Exception {
-    fn apply(&self, path: &Path, rule: &mut Rule) -> Result<(), LoadError> {
+    /// The condition that it leaves to the rule.
+    fn rest(&self, path: &Path, rule: &Rule) -> Result<Expr, LoadError> {
         if self.reason.value.trim().is_empty() {
             return Err(at(path, &self.reason, "reason: empty".into()));
         }
-        except(rule, &self.condition.value, self.expires.0).map_err(|reason| self.wrong(path, reason))
+        rest(rule, &self.condition.value, self.expires.0).map_err(|reason| self.wrong(path, reason))
     }
 
     fn wrong(&self, path: &Path, reason: String) -> LoadError {

@@ -217,11 +217,12 @@ fn a_rule_may_have_many_exceptions() {
             "- {{rule: {rule}, where: \"{column} = 'u{number}' OR {column} = 'v'\", reason: r, expires: 2100-01-01}}\n"
         )
     };
-    let lines: String = (0..60).flat_map(|number| ["reads", "steps"].map(|rule| line(rule, number))).collect();
+    let lines: String = (0..60).flat_map(|number| ["reads", "steps", "daily"].map(|rule| line(rule, number))).collect();
     let set = applied(&[("exceptions/e.yaml", &lines)]).unwrap();
     assert!(set.rules[0].sql.contains("'u59'") && set.rules[1].condition.as_ref().unwrap().contains("'u59'"));
+    assert!(set.rules[2].sql.contains("'u59'") && set.rules[2].sql.matches("SELECT *").count() == 1);
     // Which of many is wrong is told all the same.
     let lines = lines + "- {rule: reads, where: user_nam = 'x', reason: r, expires: never}\n";
     let errors = applied(&[("exceptions/e.yaml", &lines)]).unwrap_err();
-    assert!(errors.len() == 1 && errors[0].contains("e.yaml:121:"), "{errors:?}");
+    assert!(errors.len() == 1 && errors[0].contains("e.yaml:181:"), "{errors:?}");
 }
