@@ -1,12 +1,13 @@
 //! Rules over history: what they would have found, had they run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use datafusion::error::DataFusionError;
 use vedette_detections::{Lists, Rule, RuleKind, Schedule};
 
-use crate::engine::{Apart, Engine, Finding, HistoryError, Options, history, reach, report};
+use crate::engine::{Apart, Engine, Finding, HistoryError, Options, RULE_FAILED, history, reach, report};
 use crate::store::Store;
 
 /// A stretch of event time is read at once: so much of it in microseconds, an hour.
@@ -22,7 +23,7 @@ pub struct Outcome {
 }
 
 /// Runs one rule over the store's events from `from` to before `to`, in microseconds since 1970, with the engine that runs it on
-/// the stream. `progress` is told how much is done, from 0 to 1.
+/// the stream. `progress` is told how much is done, from 0 to 1. A rule that fails is an error.
 pub async fn backtest(
     store: &Arc<dyn Store>,
     lists: &Arc<Lists>,
@@ -53,13 +54,16 @@ async fn scheduled(
     progress: &impl Fn(f64),
 ) -> Result<Vec<Finding>, HistoryError> {
     let schedule: Schedule = rule.schedule.as_deref().unwrap_or_default().parse().map_err(DataFusionError::Plan)?;
-    let mut findings = Vec::new();
+    let mut findings = BTreeMap::new();
     for (start, end) in schedule.periods(from, to) {
         let context = history::session(store, lists, i64::MIN, i64::MAX).await?;
-        findings.extend(report(&context, rule, start, end).await?);
+        for finding in report(&context, rule, start, end).await? {
+            // What is found again is not told again.
+            findings.entry(finding.alert_id).or_insert(finding);
+        }
         progress((end - from) as f64 / (to - from) as f64);
     }
-    Ok(findings)
+    Ok(findings.into_values().collect())
 }
 
 async fn stretches(
@@ -74,7 +78,7 @@ async fn stretches(
     // What the rule would know at the start.
     let begin = from.saturating_sub(reach(rule).unwrap_or(0));
     engine.remember_terms(&history::Opened::now(store).await?, 0, begin).await?;
-    let mut findings = std::collections::BTreeMap::new();
+    let mut findings = BTreeMap::new();
     let mut at = begin;
     while at < to {
         let until = (at + STRETCH).min(to);
@@ -82,6 +86,10 @@ async fn stretches(
         let mut found = Vec::new();
         engine.read(&context, 0, until, &Apart::default(), &mut found).await?;
         found.extend(engine.pass(until, until).await);
+        if let Some(failure) = found.iter().find(|finding| finding.rule_id == RULE_FAILED) {
+            let reason = failure.details["reason"].as_str().unwrap_or(&failure.summary);
+            return Err(HistoryError::Rule(reason.to_owned()));
+        }
         found.extend(engine.repeats());
         findings.extend(found.into_iter().map(|finding| (finding.alert_id, finding)));
         at = until;

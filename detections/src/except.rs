@@ -33,7 +33,10 @@ pub fn rest(rule: &Rule, condition: &str, until: Option<i64>) -> Result<ast::Exp
             before(&last, "")
         }
         RuleKind::Scheduled => before("period_end()", "="),
-        _ => before("event_time", ""),
+        _ => {
+            crate::alias::ambiguous(&rule.sql, &condition)?;
+            before("event_time", "")
+        }
     };
     expression(&not(&condition, before))
 }

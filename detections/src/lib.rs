@@ -1,9 +1,12 @@
 //! What we look for: rules, their loading and lint, and the SQL that they are written in. No I/O beyond reading files.
 
+mod alias;
+mod balance;
 pub mod config;
 pub mod event;
 mod except;
 pub mod functions;
+mod given;
 pub mod lint;
 pub mod lists;
 pub mod load;

@@ -6,13 +6,15 @@ use regex::Regex;
 
 use crate::event::case_events;
 use crate::lists::Lists;
-use crate::rule::Rule;
+use crate::rule::{Rule, RuleKind};
 
 mod attack;
 mod condition;
 mod kind;
 mod never;
+mod scan;
 mod sql;
+mod stage;
 
 use sql::Form;
 
@@ -81,6 +83,9 @@ fn selects(rule: &Rule, lists: &Arc<Lists>, faults: &mut Vec<String>, advice: &m
         None => condition::problems(rule, &schemas, lists),
     };
     faults.extend(problems.into_iter().map(|problem| format!("where: {problem}")));
+    if rule.kind == RuleKind::Sequence {
+        faults.extend(kind::twice(rule, &outputs));
+    }
     Some(kind::output(rule, &outputs))
 }
 
@@ -147,6 +152,9 @@ fn tests(rule: &Rule, selected: Option<&[String]>, messages: &mut Vec<String>) {
 
 /// Names of columns in the summary must be selected ones.
 fn summary(rule: &Rule, selected: &[String], messages: &mut Vec<String>) {
+    if rule.summary.split('{').skip(1).any(|part| !part.contains('}')) {
+        messages.push("summary: a { without its }".into());
+    }
     for name in placeholders(&rule.summary).filter(|name| !selected.iter().any(|column| column == name)) {
         messages.push(format!("summary: {{{name}}} is not selected by the SQL"));
     }
@@ -199,6 +207,8 @@ tests:
             ("https://kubernetes.io/", "kubernetes.io", "not an https"),
             ("response: [look]", "response: []", "response:"),
             ("'{user_name} did it'", "'{user} did it'", "{user} is not selected"),
+            ("'{user_name} did it'", "'{user_name did it'", "a { without its }"),
+            ("'{user_name} did it'", "'{user_name did it to {user_name}'", "a { without its }"),
             ("expect: [{user_name: x}]", "expect: [{verb: x}]", "expects verb"),
             ("expect: [{user_name: x}]", "expect: []", "none that expects a finding"),
             ("set: {verb: list}}]", "set: {verb: list}}], expect: [{cluster: c}]", "none that expects quiet"),
@@ -230,6 +240,24 @@ tests:
             ("event_id, ", "", "does not select event_id"),
             ("event_time, ", "", "does not select event_time"),
             ("stage = 'ResponseComplete' AND ", "", "no condition on stage"),
+            ("stage = 'ResponseComplete'", "stage <> 'RequestReceived'", "may both meet it"),
+            ("stage = 'ResponseComplete'", "stage IN ('ResponseStarted', 'ResponseComplete')", "may both meet it"),
+            ("stage = 'ResponseComplete'", "stage IS NOT NULL", "may both meet it"),
+            ("stage = 'ResponseComplete'", "stage LIKE 'Response%'", "may both meet it"),
+            ("stage = 'ResponseComplete'", "(stage = 'ResponseComplete' OR subresource = 'exec')", "may both meet it"),
+            ("stage = 'ResponseComplete' AND verb = 'get'", "verb = 'get' OR stage = 'Panic'", "may both meet it"),
+            (
+                "stage = 'ResponseComplete'",
+                "stage = CASE WHEN response_code = 200 THEN 'ResponseStarted' ELSE stage END",
+                "may both meet it",
+            ),
+            ("'ResponseComplete'", "'ResponseCompleted'", "no stage ResponseCompleted; did you mean ResponseComplete?"),
+            ("'ResponseComplete'", "CASE WHEN verb = 'get' THEN 'Response' ELSE 'Panic' END", "no stage Response;"),
+            ("cluster, event_id,", "'x' AS cluster, event_id,", "as cluster, which is not the event's"),
+            ("event_id,", "'x' AS event_id,", "as event_id, which is not the event's"),
+            ("event_id,", "audit_id AS event_id,", "as event_id, which is not the event's"),
+            ("event_time,", "'x' AS event_time,", "as event_time, which is not the event's"),
+            ("event_time,", "day AS event_time,", "as event_time, which is not the event's"),
             ("AND verb", "AND now() > event_time AND verb", "now"),
             (select, "DELETE FROM audit WHERE stage = 'Panic'", "SELECT"),
             ("verb = 'get'", "event_id IN (SELECT event_id FROM falco)", "one table"),
@@ -245,6 +273,17 @@ tests:
             ("verb = 'get'", "(verb = 'get' AND verb = 'list' OR name = 'x' AND name = 'y')", "never be true"),
             ("verb = 'get'", "response_code > 400 AND response_code < 300", "never be true"),
             ("verb = 'get'", "response_code BETWEEN 400 AND 403 AND response_code = 404", "never be true"),
+            ("verb = 'get'", "verb = 'get' AND verb NOT IN ('get', 'list')", "never be true"),
+            ("verb = 'get'", "verb = 'get' AND NOT verb = 'get'", "never be true"),
+            ("verb = 'get'", "name IN ('a', 'b') AND NOT name IN ('a', 'b', 'c')", "never be true"),
+            ("verb = 'get'", "name IS NULL AND name IS NOT NULL", "never be true"),
+            ("verb = 'get'", "name IS NULL AND name LIKE 'a%'", "never be true"),
+            ("verb = 'get'", "name = 'secrets' AND name LIKE 'pod%'", "never be true"),
+            ("verb = 'get'", "name IN ('pods', 'podx') AND name NOT LIKE 'pod_'", "never be true"),
+            ("verb = 'get'", "user_kind(user_name) = 'Human'", "never be true"),
+            ("verb = 'get'", "lower(name) = 'a' AND lower(name) = 'b'", "never be true"),
+            ("verb = 'get'", "event_time > received_at AND received_at >= event_time", "never be true"),
+            ("verb = 'get'", "name <> name", "never be true"),
         ] {
             let problems = with(old, new);
             assert!(problems.contains(want), "{new}: {problems:?} has no {want:?}");
@@ -278,15 +317,43 @@ tests:
     fn a_scheduled_rule_says_of_what_time_it_reads() {
         let report = |sql: &str| {
             let select = GOOD.lines().find(|line| line.starts_with("sql: ")).unwrap();
-            let sql = format!("sql: {sql}\nkind: scheduled\nschedule: 0 6 * * *");
+            let sql = format!("sql: {sql}\nkind: scheduled\nschedule: 0 6 * * *\ngroup_by: [cluster]");
             with(select, &sql).replace("tests: fires", "")
         };
         let bounded = "WHERE event_time >= period_start()";
-        let good = report(&format!("SELECT cluster, user_name FROM audit {bounded}"));
-        assert_eq!(good, "");
+        for good in [
+            format!("SELECT cluster, user_name FROM audit {bounded}"),
+            format!("SELECT cluster, user_name FROM audit {bounded} AND verb = 'get' OR day = '2026-01-01'"),
+            format!("SELECT cluster, count(*) AS user_name FROM audit {bounded} AND stage = 'Panic' GROUP BY cluster"),
+            format!("SELECT cluster, count(DISTINCT audit_id) AS user_name FROM audit {bounded} GROUP BY cluster"),
+            format!("SELECT cluster, max(user_name) AS user_name FROM audit {bounded} GROUP BY cluster"),
+            format!(
+                "SELECT cluster, count(*) FILTER (WHERE stage = 'Panic') AS user_name FROM audit {bounded} GROUP BY cluster"
+            ),
+            format!(
+                "SELECT cluster, count(*) AS user_name FROM (SELECT DISTINCT cluster, name FROM audit {bounded}) AS n GROUP BY cluster"
+            ),
+        ] {
+            assert_eq!(report(&good), "", "{good}");
+        }
         for (sql, want) in [
             ("SELECT cluster, user_name FROM audit", "reads all of audit"),
             ("SELECT cluster, user_name FROM audit WHERE verb = 'get'", "reads all of audit"),
+            ("SELECT cluster, user_name FROM audit WHERE event_time < period_end()", "reads all of audit"),
+            ("SELECT cluster, user_name FROM audit WHERE event_time IS NOT NULL", "reads all of audit"),
+            (
+                "SELECT cluster, user_name FROM audit WHERE (event_time >= period_start() OR verb = 'get')",
+                "reads all of audit",
+            ),
+            (
+                "SELECT cluster, count(*) AS user_name FROM audit WHERE day > '2026-01-01' GROUP BY cluster",
+                "no condition on stage",
+            ),
+            (
+                "SELECT cluster, count(DISTINCT event_id) AS user_name FROM audit \
+                 WHERE day > '2026-01-01' AND stage <> 'RequestReceived' GROUP BY cluster",
+                "may both meet it",
+            ),
             (
                 "SELECT a.cluster, a.user_name FROM audit a JOIN falco f ON a.cluster = f.cluster WHERE a.day > '2026-01-01'",
                 "reads all of falco",
@@ -300,6 +367,72 @@ tests:
     }
 
     #[test]
+    fn one_stage_of_a_request_is_enough() {
+        for condition in [
+            "stage = 'ResponseStarted'",
+            "'ResponseComplete' = stage",
+            "stage IN ('ResponseComplete', 'Panic')",
+            "stage NOT IN ('RequestReceived', 'ResponseStarted', 'Panic')",
+            "stage = CASE WHEN verb = 'watch' OR subresource IN ('exec', 'log') THEN 'ResponseStarted' ELSE 'ResponseComplete' END",
+            "(stage = 'ResponseComplete' AND response_code = 403 OR stage = 'ResponseStarted' AND response_code = 401)",
+            "(stage = 'ResponseComplete' AND user_name = 'a' OR stage = 'ResponseStarted' AND user_name IS NULL)",
+        ] {
+            assert_eq!(with("stage = 'ResponseComplete'", condition), "", "{condition}");
+        }
+    }
+
+    #[test]
+    fn a_sequences_condition_is_checked() {
+        let select = "SELECT cluster, event_id, event_time, user_name FROM audit WHERE stage = 'ResponseComplete'";
+        let sequence = |condition: &str| {
+            let from = GOOD.lines().find(|line| line.starts_with("sql: ")).unwrap();
+            let steps = format!("[{{name: a, sql: \"{select}\"}}, {{name: b, sql: \"{select}\"}}]");
+            let kind = "kind: sequence\nwindow: 1h\ngroup_by: [cluster]";
+            with(from, &format!("{kind}\nsteps: {steps}\nwhere: \"{condition}\""))
+        };
+        assert_eq!(sequence("a.event_time < b.event_time AND lower(a.user_name) <> b.user_name"), "");
+        for (condition, want) in [
+            ("a.event_time > b.event_time AND a.event_time < b.event_time", "never be true"),
+            ("NOT a.event_time = b.event_time AND b.event_time = a.event_time", "never be true"),
+            ("a.user_name = 'x' AND a.user_name = 'y'", "never be true"),
+            ("now() > a.event_time", "now() depends on when it runs"),
+            ("starts_wiht(a.user_name, 'x')", "starts_wiht"),
+            ("a.user_nam = 'x'", "no column a.user_nam"),
+        ] {
+            let problems = sequence(condition);
+            assert!(problems.contains(want), "{condition}: {problems:?} has no {want:?}");
+        }
+    }
+
+    #[test]
+    fn names_of_steps_make_columns_of_their_own() {
+        let select =
+            "SELECT cluster, event_id, event_time, user_name, name FROM audit WHERE stage = 'ResponseComplete'";
+        let sequence = |name: &str, column: &str| {
+            let from = GOOD.lines().find(|line| line.starts_with("sql: ")).unwrap();
+            let named = select.replace(", name", &format!(", name AS {column}"));
+            let steps = format!("[{{name: {name}, sql: \"{named}\"}}, {{name: b, sql: \"{select}\"}}]");
+            with(from, &format!("kind: sequence\nwindow: 1h\ngroup_by: [cluster]\nsteps: {steps}"))
+        };
+        assert_eq!(sequence("done", "name"), "");
+        for (name, column, want) in [
+            ("'1'", "name", "begins with no digit"),
+            ("Done", "name", "lower-case"),
+            ("b", "name", "another step has that name"),
+            ("user", "wanted", "is a word of SQL"),
+            ("event", "time", "time becomes event_time of the finding, and there is one"),
+            ("user_", "name", ""),
+            ("done", "b_name", "name becomes b_name of the finding"),
+        ] {
+            let problems = sequence(name, column);
+            assert!(
+                problems.contains(want) && problems.is_empty() == want.is_empty(),
+                "{name}: {problems:?}, not {want:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_may_be_true_is_not_refused() {
         for condition in [
             "verb IN ('get', 'list') AND verb IN ('list', 'watch')",
@@ -309,6 +442,13 @@ tests:
             "response_code >= 400 AND response_code <= 400",
             "response_code > 399 AND response_code < 401 AND response_code IN (100, 400)",
             "lower(verb) = 'get' AND upper(verb) = 'GET'",
+            "name LIKE 'a%' AND name IN ('b', 'ab') AND name NOT LIKE '%c'",
+            "name ILIKE 'A%' AND name = 'ab'",
+            "user_kind(user_name) IS NULL",
+            "user_kind(user_name) <> 'human'",
+            "event_time >= received_at AND event_time <= received_at",
+            "NOT (verb = 'get' AND verb = 'list')",
+            "name NOT IN ('a', 'b') AND name IS NOT NULL",
         ] {
             let problems = with("verb = 'get'", condition);
             assert!(!problems.contains("never be true"), "{condition}: {problems}");

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::given::{filled, some_whole, whole, words};
 use crate::span::Span;
 
 /// How bad a finding is.
@@ -40,13 +41,15 @@ pub struct Rule {
     /// Equal to the file's name without `.yaml`.
     pub id: String,
     /// Part of every finding's identity: raise it when what the rule finds changes.
-    #[serde(default = "first_version")]
+    #[serde(default = "first_version", deserialize_with = "whole")]
     pub version: i32,
+    #[serde(deserialize_with = "words")]
     pub title: String,
+    #[serde(deserialize_with = "words")]
     pub description: String,
     pub severity: Severity,
     /// How dangerous a finding is beside others of its severity, 0 to 100. Default by severity: 5, 21, 47, 73, 99.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_whole")]
     pub risk: Option<u8>,
     #[serde(default)]
     pub kind: RuleKind,
@@ -64,10 +67,10 @@ pub struct Rule {
     #[serde(default)]
     pub response: Vec<String>,
     /// What is looked for. Of a `sequence`, `steps` say it instead.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filled")]
     pub sql: String,
     /// Of a `sequence`: what follows on what.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filled")]
     pub steps: Vec<Step>,
     /// Of a `sequence`: a condition over the steps' columns, such as `used.source_ip <> minted.source_ip`.
     #[serde(default, rename = "where")]
@@ -84,10 +87,10 @@ pub struct Rule {
     pub slack: Option<Span>,
     /// The columns that say whom or what a finding is about. Rows that agree in them are one subject. Of a `window` they are
     /// the SQL's GROUP BY.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filled")]
     pub group_by: Vec<String>,
     /// Of `new_terms`: the columns whose combination is new for the subject.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "filled")]
     pub terms: Vec<String>,
     /// Of `new_terms`: how long a subject must have been known before anything of it is new.
     #[serde(default)]
@@ -99,6 +102,7 @@ pub struct Rule {
     #[serde(default)]
     pub schedule: Option<String>,
     /// One line for people, with `{column}` for each value.
+    #[serde(deserialize_with = "words")]
     pub summary: String,
     #[serde(default)]
     pub tests: Vec<RuleTest>,
@@ -201,7 +205,7 @@ pub struct TestEvent {
     #[serde(default)]
     pub at: Option<Span>,
     /// How many such events there are, each with an id of its own. Default 1.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some_whole")]
     pub times: Option<u32>,
     /// Between two of them. Default 1s.
     #[serde(default)]

@@ -35,7 +35,9 @@ impl FromStr for Span {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || format!("{text:?} is not a length of time such as 90s, 10m, 1h or 14d");
         let (_, seconds) = UNITS.into_iter().find(|(unit, _)| text.ends_with(*unit)).ok_or_else(wrong)?;
-        let number: u32 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+        let digits = &text[..text.len() - 1];
+        let number: Option<u32> = digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = number.ok_or_else(wrong)?;
         // Ten years: anything longer is a slip of the keyboard.
         match i64::from(number) * seconds {
             0 => Err(wrong()),
@@ -77,7 +79,7 @@ mod tests {
             assert_eq!((span.micros(), span.to_string()), (micros, shown.to_owned()));
         }
         assert_eq!("36h".parse::<Span>().unwrap().days(), 2);
-        for text in ["", "10", "m", "0s", "-1s", "1.5h", "10 m", "99999d"] {
+        for text in ["", "10", "m", "0s", "-1s", "+1h", "1.5h", "10 m", "99999d"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

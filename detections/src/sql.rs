@@ -5,12 +5,15 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::config::Dialect;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};
+use datafusion::optimizer::{Analyzer, AnalyzerRule};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::scalar::ScalarValue;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 
+use crate::balance::Balance;
 use crate::functions;
 use crate::lists::Lists;
 
@@ -50,7 +53,14 @@ pub fn session_with_lists(
     let mut config = SessionConfig::new().set_bool("datafusion.optimizer.enable_leaf_expression_pushdown", false);
     config.options_mut().sql_parser.dialect = Dialect::PostgreSQL;
     let memory = RuntimeEnvBuilder::new().with_memory_limit(MEMORY, 1.0).build_arc()?;
-    let mut context = SessionContext::new_with_config_rt(settings(config), memory);
+    let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(Balance)];
+    rules.extend(Analyzer::new().rules);
+    let state = SessionStateBuilder::new()
+        .with_config(settings(config))
+        .with_runtime_env(memory)
+        .with_default_features()
+        .with_analyzer_rules(rules);
+    let mut context = SessionContext::new_with_state(state.build());
     datafusion_functions_json::register_all(&mut context)?;
     functions::register(&context, &lists);
     Ok(context)

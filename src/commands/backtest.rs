@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use chrono::{DateTime, NaiveDate, Utc};
@@ -10,7 +10,8 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use vedette_analytics::backtest::{Outcome, backtest};
 use vedette_analytics::engine::Finding;
-use vedette_detections::{Rule, Span, did_you_mean};
+use vedette_detections::overlay::Overlay;
+use vedette_detections::{Config as Detections, LoadError, Rule, Span, did_you_mean};
 
 use super::{Common, components, print_all, printable};
 use crate::config::ConfigError;
@@ -39,6 +40,9 @@ pub struct Backtest {
     /// Prints each finding as a line of JSON, and nothing else
     #[arg(long)]
     json: bool,
+    /// An overlay folder, as detections.overlay names it: its exceptions and overrides hold for rules from files, too
+    #[arg(long, value_name = "DIR")]
+    overlay: Option<PathBuf>,
     /// How many findings of a rule are printed
     #[arg(long, value_name = "N", default_value_t = 10)]
     show: usize,
@@ -48,10 +52,11 @@ pub struct Backtest {
 
 impl Backtest {
     pub async fn run(self) -> anyhow::Result<()> {
-        let config = self.common.load()?;
+        let mut config = self.common.load()?;
+        config.detections.overlay = self.overlay.or(config.detections.overlay);
         super::start_log(&config)?;
         let configured = components::ruleset(&config)?;
-        let rules = chosen(&configured.rules, &self.rules)?;
+        let rules = chosen(&config.detections, &configured.rules, &self.rules)?;
         let to = self.to.unwrap_or_else(|| Utc::now().timestamp_micros());
         if to <= self.from {
             return Err(ConfigError::Flag("--to: is not after --from".into()).into());
@@ -73,7 +78,7 @@ impl Backtest {
 }
 
 /// The rules that are named: by id, by file or by folder.
-fn chosen(configured: &[Rule], names: &[String]) -> anyhow::Result<Vec<Rule>> {
+fn chosen(detections: &Detections, configured: &[Rule], names: &[String]) -> anyhow::Result<Vec<Rule>> {
     let mut rules = Vec::new();
     for name in names {
         if let Some(rule) = configured.iter().find(|rule| rule.id == *name) {
@@ -84,15 +89,30 @@ fn chosen(configured: &[Rule], names: &[String]) -> anyhow::Result<Vec<Rule>> {
             let hint = did_you_mean(name, configured.iter().map(|rule| rule.id.as_str()));
             return Err(ConfigError::Flag(format!("there is no rule and no file {name}{hint}")).into());
         }
-        match vedette_detections::load(Path::new(name)) {
-            Ok(loaded) => rules.extend(loaded),
-            Err(errors) => {
-                let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
-                return Err(ConfigError::Flag(lines.join("\n")).into());
-            }
+        let loaded = vedette_detections::load(Path::new(name));
+        let read = loaded.and_then(|loaded| as_configured(detections, loaded)).map_err(|errors| {
+            let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+            ConfigError::Flag(lines.join("\n"))
+        })?;
+        if read.is_empty() {
+            return Err(ConfigError::Flag(format!("{name}: the overlay switches off every rule in it")).into());
         }
+        rules.extend(read);
     }
     Ok(rules)
+}
+
+/// Rules from files as they run, or would run if they were configured: in place of those with the same ids, and with what the
+/// overlay says of them.
+fn as_configured(detections: &Detections, loaded: Vec<Rule>) -> Result<Vec<Rule>, Vec<LoadError>> {
+    let Some(folder) = &detections.overlay else { return Ok(loaded) };
+    let overlay = Overlay::load(folder)?;
+    let ids: Vec<String> = loaded.iter().map(|rule| rule.id.clone()).collect();
+    let named = |rule: &Rule| ids.contains(&rule.id);
+    let without = Detections { overlay: None, disabled: Vec::new(), ..detections.clone() };
+    let others = without.load()?.rules.into_iter().chain(overlay.rules.clone()).filter(|rule| !named(rule));
+    let rules = loaded.into_iter().chain(others).collect();
+    Ok(overlay.apply(rules, &detections.disabled)?.rules.into_iter().filter(named).collect())
 }
 
 /// Each finding as a line of JSON.
@@ -163,6 +183,38 @@ pub(super) fn moment(text: &str) -> Result<i64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_overlay_says_of_a_rule_holds_for_its_file_too() {
+        const OWN: &str = "{id: own, title: t, description: d, severity: low, summary: s,
+            sql: \"SELECT cluster, event_id, event_time FROM audit WHERE verb = 'get'\"}";
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let own = write("overlay/rules/own.yaml", OWN);
+        // A rule under way, which is to take the place of the one that is configured.
+        let edited = write("edited/own.yaml", &OWN.replace("'get'", "'list'"));
+        let other = write("other.yaml", &OWN.replace("own", "other"));
+        write("overlay/exceptions/a.yaml", "[{rule: own, where: user_name = 'ann', reason: r, expires: never}]");
+        write("overlay/overrides.yaml", "{own: {severity: high}, secret_read: {severity: low}}");
+        let overlay = Some(folder.path().join("overlay"));
+        let detections = Detections { overlay, ..Detections::default() };
+        let configured = detections.load().unwrap().rules;
+        let names = ["own".to_owned(), own, edited, other];
+        let rules = chosen(&detections, &configured, &names).unwrap();
+        assert_eq!(rules[0], rules[1]);
+        let has = |rule: &Rule, text: &str| rule.sql.contains(text);
+        assert!(has(&rules[0], "'get'") && has(&rules[2], "'list'"));
+        assert!(rules[..3].iter().all(|rule| has(rule, "'ann'") && rule.severity.name() == "high"), "{rules:?}");
+        assert!(!has(&rules[3], "'ann'") && rules[3].severity.name() == "low");
+        write("overlay/overrides.yaml", "{own: {enabled: false}}");
+        let error = chosen(&detections, &configured, &names[1..2]).unwrap_err().to_string();
+        assert!(error.contains("switches off"), "{error}");
+    }
 
     #[test]
     fn moments() {

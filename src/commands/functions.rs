@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use clap::Args;
 use vedette_detections::did_you_mean;
-use vedette_detections::functions::{Function, catalogue};
+use vedette_detections::functions::{Function, catalogue, instead};
 
 use super::{ExitReason, print_all};
 
@@ -24,7 +24,10 @@ impl Functions {
         let mut functions = catalogue();
         if let Some(name) = self.name {
             let wanted = name.to_lowercase();
-            let near = did_you_mean(&wanted, functions.iter().map(|function| function.name));
+            let near = match instead(&wanted) {
+                Some(instead) => format!("; {instead} is what it is called here"),
+                None => did_you_mean(&wanted, functions.iter().map(|function| function.name)),
+            };
             functions.retain(|function| function.name == wanted);
             if functions.is_empty() {
                 let unknown = format!("there is no function {name:?}{near}");

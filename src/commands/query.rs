@@ -21,7 +21,7 @@ use format::Output;
 
 const AFTER: &str =
     "Tables: audit, containers, role_rules, role_subjects, falco, alerts, runs. The SQL is DataFusion's, over either
-store; columns of JSON text open with json_get(column, 'key', ...) and the like. Only reading is possible, within 1 GiB
+store; columns of JSON text open with json_get_str(column, 'key', ...) and the like. Only reading is possible, within 1 GiB
 of memory for sorting and grouping (what can goes on to disk) and the time of --timeout.
 
   vedette query \"SELECT event_time, user_name, verb, resource, name FROM audit WHERE resource = 'secrets' LIMIT 20\"

@@ -1,5 +1,6 @@
 //! A rule's own cases, run through the production engine.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
@@ -109,6 +110,8 @@ async fn scheduled(rule: &Rule, lists: &Arc<Lists>, mut tables: Tables, end: i64
     for (start, end) in schedule.periods(CASE_START, end) {
         findings.extend(run_once(rule, lists, &tables, start, end).await.map_err(|error| error.to_string())?);
     }
+    let mut known = HashSet::new();
+    findings.retain(|finding: &Finding| known.insert(finding.alert_id));
     Ok(findings)
 }
 

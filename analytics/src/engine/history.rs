@@ -19,6 +19,8 @@ use vedette_detections::sql::session_with_lists;
 use vedette_detections::{Lists, RuleKind, Span};
 use vedette_schemas::{EventId, Table};
 
+use super::finding::json_rows;
+use super::open::Told;
 use super::state::State;
 use super::{Engine, Finding, Part, plan};
 use crate::store::{Store, StoreError};
@@ -33,6 +35,9 @@ pub enum HistoryError {
     Sql(#[from] DataFusionError),
     #[error(transparent)]
     Engine(#[from] super::EngineError),
+    /// Why a rule failed at run time.
+    #[error("{0}")]
+    Rule(String),
 }
 
 /// A session over the store's tables as they are now, each with the rows of some event time only: from `from` to before `to`,
@@ -170,32 +175,32 @@ impl Engine {
             self.clock.reach(&cluster, time.min(received), received);
         }
         self.advance(now, &mut findings).await;
+        if let Some(since) = self.open.since() {
+            self.adopt(store, since).await?;
+        }
         Ok(findings)
     }
 
+    /// A time before which no open finding was told, in microseconds since 1970; `None` if none is open.
+    pub fn open_since(&self) -> Option<i64> {
+        self.open.since()
+    }
+
     /// Takes open findings for those that the store has, where it has them: since a time of receipt, in microseconds since 1970.
-    /// What is told of them again then replaces what is stored.
+    /// They say what they said when they were told first, and what is told of them again replaces what is stored.
     pub async fn adopt(&mut self, store: &Arc<dyn Store>, since: i64) -> Result<()> {
         let context = session(store, &self.options.lists, i64::MIN, i64::MAX).await?;
         let alerts = context.table(Table::Alerts.name()).await?.filter(col("received_at").gt_eq(time(since)))?;
-        let columns = ["alert_id", "event_time", "received_at", "raised_at"];
+        let mut columns = vec!["alert_id"];
+        columns.extend(Told::COLUMNS);
         let mut rows = alerts.select_columns(&columns)?.execute_stream().await?;
-        let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
         while let Some(batch) = rows.try_next().await? {
             let ids = cast(batch.column(0), &DataType::Utf8).map_err(DataFusionError::from)?;
-            let times = [1, 2, 3].map(|column| cast(batch.column(column), &utc));
-            let [event, receipt, raised] = times;
-            let (event, receipt, raised) = (
-                event.map_err(DataFusionError::from)?,
-                receipt.map_err(DataFusionError::from)?,
-                raised.map_err(DataFusionError::from)?,
-            );
-            let [event, receipt, raised] =
-                [&event, &receipt, &raised].map(|times| times.as_primitive::<TimestampMicrosecondType>());
-            for (row, id) in ids.as_string::<i32>().iter().enumerate() {
-                if let Some(id) = id.and_then(EventId::parse) {
-                    self.open.adopt(id, event.value(row), receipt.value(row), raised.value(row));
-                }
+            let ids: Vec<_> = ids.as_string::<i32>().iter().map(|id| id.and_then(EventId::parse)).collect();
+            let open: Vec<bool> = ids.iter().map(|id| id.is_some_and(|id| self.open.contains(id))).collect();
+            let ids = ids.into_iter().flatten().filter(|id| self.open.contains(*id)).collect::<Vec<_>>();
+            for (id, told) in ids.into_iter().zip(told(&batch, open)?) {
+                self.open.adopt(id, told);
             }
         }
         Ok(())
@@ -217,6 +222,7 @@ impl Engine {
             // A store gives rows in any order; what answers what depends on it.
             let frame = match self.rules[rule].rule.kind {
                 RuleKind::Absence => frame.sort(vec![col("event_time").sort(true, false)])?,
+                RuleKind::Match if self.rules[rule].subject.is_some() => as_received(frame).await?,
                 _ => frame,
             };
             let mut rows = frame.execute_stream().await?;
@@ -270,6 +276,33 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// Rows in the order in which they came, which says what a finding's first is: as far as the SQL leaves the time of receipt to
+/// be sorted by, and else by event time.
+async fn as_received(frame: DataFrame) -> Result<DataFrame> {
+    let by = |names: &[&str]| names.iter().map(|name| col(*name).sort(true, false)).collect();
+    if let Ok(sorted) = frame.clone().sort(by(&["received_at", "event_time", "event_id"]))
+        && sorted.clone().create_physical_plan().await.is_ok()
+    {
+        return Ok(sorted);
+    }
+    Ok(frame.sort(by(&["event_time", "event_id"]))?)
+}
+
+/// Rows of `alerts`, of which some are wanted: an id, and the columns of what was told.
+fn told(batch: &RecordBatch, wanted: Vec<bool>) -> std::result::Result<Vec<Told>, DataFusionError> {
+    let batch = filter_record_batch(batch, &BooleanArray::from(wanted))?;
+    let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
+    let columns = batch.columns()[1..].iter().zip(Told::COLUMNS).enumerate().map(|(place, (column, name))| {
+        let time = place < Told::TIMES;
+        let column = if time { cast(&cast(column, &utc)?, &DataType::Int64)? } else { column.clone() };
+        Ok((name, column))
+    });
+    let columns: std::result::Result<Vec<_>, ArrowError> = columns.collect();
+    let rows = json_rows(&RecordBatch::try_from_iter(columns?)?)?;
+    let told = rows.into_iter().map(|row| serde_json::from_value(row.into()));
+    told.collect::<std::result::Result<_, _>>().map_err(|error| DataFusionError::External(error.into()))
 }
 
 /// Of each cluster that has sent events lately, the newest event's time, and the last receipt.

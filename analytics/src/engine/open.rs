@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use serde::Deserialize;
 use vedette_schemas::EventId;
 
 use super::finding::Finding;
@@ -17,6 +18,48 @@ struct One {
     changed: bool,
     /// No event before this time, in microseconds since 1970, is its.
     ends: i64,
+    /// It was not told before this time, in microseconds since 1970.
+    since: i64,
+}
+
+/// A finding as it was told first: a row of `alerts`, with times in microseconds since 1970.
+#[derive(Deserialize)]
+pub struct Told {
+    event_time: i64,
+    received_at: i64,
+    raised_at: i64,
+    summary: String,
+    actor: Option<String>,
+    target: Option<String>,
+    namespace: Option<String>,
+    source_ip: Option<String>,
+    user_name: Option<String>,
+    pod: Option<String>,
+    node: Option<String>,
+    #[serde(default)]
+    evidence: Vec<String>,
+    /// JSON.
+    details: String,
+}
+
+impl Told {
+    /// The columns that a finding keeps from when it was told, with the times, which come first.
+    pub const COLUMNS: [&str; 13] = [
+        "event_time",
+        "received_at",
+        "raised_at",
+        "summary",
+        "actor",
+        "target",
+        "namespace",
+        "source_ip",
+        "user_name",
+        "pod",
+        "node",
+        "evidence",
+        "details",
+    ];
+    pub const TIMES: usize = 3;
 }
 
 /// The findings of rules with subjects.
@@ -34,7 +77,8 @@ impl Open {
         let ends = (finding.event_time.div_euclid(suppress) + 1).saturating_mul(suppress);
         match self.findings.get_mut(&finding.alert_id) {
             None => {
-                let one = One { finding: finding.clone(), events: HashSet::from([event]), changed: false, ends };
+                let since = finding.received_at.min(finding.event_time);
+                let one = One { finding: finding.clone(), events: HashSet::from([event]), changed: false, ends, since };
                 self.findings.insert(finding.alert_id, one);
                 Some(finding)
             }
@@ -45,12 +89,42 @@ impl Open {
         }
     }
 
-    /// An open finding that was told before keeps the times with which it was.
-    pub fn adopt(&mut self, id: EventId, event_time: i64, received_at: i64, raised_at: i64) {
-        if let Some(one) = self.findings.get_mut(&id) {
-            let finding = &mut one.finding;
-            (finding.event_time, finding.received_at, finding.raised_at) = (event_time, received_at, raised_at);
+    pub fn contains(&self, id: EventId) -> bool {
+        self.findings.contains_key(&id)
+    }
+
+    /// An open finding that was told before stays as it was told, but for what repeats raise.
+    pub fn adopt(&mut self, id: EventId, told: Told) {
+        let Some(one) = self.findings.get_mut(&id) else { return };
+        let finding = &mut one.finding;
+        let mut evidence: Vec<EventId> = told.evidence.iter().filter_map(|id| EventId::parse(id)).collect();
+        for id in std::mem::take(&mut finding.evidence) {
+            if evidence.len() < EVIDENCE && !evidence.contains(&id) {
+                evidence.push(id);
+            }
         }
+        let details = serde_json::from_str(&told.details).unwrap_or_else(|_| finding.details.clone());
+        *finding = Finding {
+            event_time: told.event_time,
+            received_at: told.received_at,
+            raised_at: told.raised_at,
+            summary: told.summary,
+            actor: told.actor,
+            target: told.target,
+            namespace: told.namespace,
+            source_ip: told.source_ip,
+            user_name: told.user_name,
+            pod: told.pod,
+            node: told.node,
+            evidence,
+            details,
+            ..finding.clone()
+        };
+    }
+
+    /// A time before which none of them was told, in microseconds since 1970; `None` if there are none.
+    pub fn since(&self) -> Option<i64> {
+        self.findings.values().map(|one| one.since).min()
     }
 
     /// The findings whose counters went up since the last call.
@@ -76,6 +150,7 @@ impl Open {
 
 impl One {
     fn again(&mut self, found: Finding, event: EventId) {
+        self.since = self.since.min(found.received_at).min(found.event_time);
         if self.events.len() < TOLD_APART && !self.events.insert(event) {
             return;
         }

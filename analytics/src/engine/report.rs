@@ -1,5 +1,6 @@
 //! Scheduled rules: SQL over whole tables, for a period of time; every row is a finding.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::datasource::empty::EmptyTable;
@@ -23,6 +24,7 @@ pub async fn check(rule: &Rule, lists: &Arc<Lists>) -> Result<(), DataFusionErro
 }
 
 /// What a scheduled rule finds for a period: from `start` to before `end`, in microseconds since 1970. The session has the tables.
+/// Of rows that are one finding the first tells it.
 pub async fn report(
     context: &SessionContext,
     rule: &Rule,
@@ -41,5 +43,7 @@ pub async fn report(
     for rows in frame.collect().await? {
         findings.extend(from_rows(rule, Some(&subject), &rows, None, end)?);
     }
+    let mut known = HashSet::new();
+    findings.retain(|finding| known.insert(finding.alert_id));
     Ok(findings)
 }

@@ -115,8 +115,7 @@ async fn build(
     let found = learned.learn_apart(&store, now, &apart).await;
     let mut findings = found.map_err(|error| format!("the store does not say what rules look back on: {error}"))?;
     let mut known = Vec::new();
-    if let Some(oldest) = findings.iter().map(|finding| finding.received_at).min() {
-        learned.adopt(&store, oldest).await.map_err(|error| error.to_string())?;
+    if let Some(oldest) = learned.open_since() {
         known = recent_ids(store.as_ref(), Table::Alerts, oldest, known_alerts).await;
     }
     let mut cold = true;

@@ -8,7 +8,7 @@ use vedette_schemas::Table;
 
 use super::reload::{Ready, Reload, Work};
 use super::{Config, Pipeline, PipelineError, recent_ids};
-use crate::engine::{Engine, EngineError, Finding, HistoryError, Options, Part};
+use crate::engine::{Engine, EngineError, Options, Part};
 
 impl Pipeline {
     /// Learns from the store what rules look back on: after a start, and when partitions came from another process.
@@ -22,7 +22,8 @@ impl Pipeline {
             if !self.keeping().is_new() {
                 *self.keeping() = planned(&self.config, &self.live_set(), self.part()).await?;
             }
-            match self.learned_from_store(chrono::Utc::now().timestamp_micros()).await {
+            let (store, now) = (self.store.clone(), chrono::Utc::now().timestamp_micros());
+            match self.keeping().learn(&store, now).await {
                 Ok(findings) => break findings,
                 Err(error) => {
                     tracing::error!(%error, "store does not say what rules look back on; trying again");
@@ -36,7 +37,7 @@ impl Pipeline {
         metrics::gauge!("vedette_rules_learned_seconds").set(seconds);
         tracing::info!(seconds, "rules know what they look back on");
         // What was found before a stop is known by its id.
-        let mut oldest = findings.iter().map(|finding| finding.received_at).min();
+        let mut oldest = self.keeping().open_since();
         if let Some(owner) = self.sharing.as_mut().and_then(|sharing| sharing.owner.as_mut()) {
             let now = chrono::Utc::now().timestamp_micros();
             owner.learned_at = now;
@@ -50,16 +51,6 @@ impl Pipeline {
             }
         }
         self.tell(findings).await
-    }
-
-    async fn learned_from_store(&mut self, now: i64) -> Result<Vec<Finding>, HistoryError> {
-        let store = self.store.clone();
-        let engine = self.keeping();
-        let findings = engine.learn(&store, now).await?;
-        if let Some(oldest) = findings.iter().map(|finding| finding.received_at).min() {
-            engine.adopt(&store, oldest).await?;
-        }
-        Ok(findings)
     }
 
     /// Goes on with new rules once they are ready, and begins to make them ready when there are any.

@@ -185,6 +185,22 @@ async fn sql_that_can_not_run_is_refused_with_the_rules_name() {
 }
 
 #[tokio::test]
+async fn an_aggregate_that_can_not_slide_is_named_with_one_that_can() {
+    for (aggregate, instead) in [
+        ("approx_distinct(name)", "approx_distinct() can't slide over time; count(DISTINCT …) can"),
+        ("bool_or(name = 'x')", "bool_or() can't slide over time; count(*) FILTER (WHERE …) > 0 can"),
+        ("string_agg(name, ',')", "string_agg() can't slide over time; array_agg can"),
+        ("first_value(name)", "first_value() can't slide over time; min or max can"),
+    ] {
+        let sql = format!("SELECT cluster, {aggregate} AS n FROM audit GROUP BY cluster");
+        let window = Some(vedette_detections::Span::from_seconds(60));
+        let rule = Rule { kind: RuleKind::Window, window, ..rule("sliding", &sql) };
+        let error = Engine::new(vec![rule]).await.err().unwrap().to_string();
+        assert!(error.contains(instead), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn conditions_that_every_row_pays_for_are_named() {
     let select = "SELECT cluster, event_id, event_time FROM audit WHERE stage = 'ResponseComplete'";
     let advice = async |condition: &str| {

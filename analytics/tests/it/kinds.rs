@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use vedette_analytics::backtest::backtest;
 use vedette_analytics::engine::{Engine, Finding, RULE_FAILED, Tables, check};
+use vedette_analytics::pipeline::batch;
 use vedette_analytics::store::{Store, Write, lake};
-use vedette_detections::rule::RuleTest;
+use vedette_detections::rule::{RuleTest, TestEvent};
 use vedette_detections::{CASE_START, CaseEvent, Rule, RuleKind, Span, builtin, case_events};
 use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Table, derive};
 
@@ -89,6 +90,16 @@ fn jumbled(events: &[CaseEvent], seed: u64) -> Vec<Vec<CaseEvent>> {
 }
 
 async fn run(rules: Vec<Rule>, batches: &[Vec<CaseEvent>]) -> BTreeMap<EventId, i64> {
+    counted(&found(rules, batches).await)
+}
+
+/// What a finding says at the end: its time, its summary and its count.
+fn said(findings: &[Finding]) -> BTreeMap<EventId, (i64, &str, i64)> {
+    let counts = counted(findings);
+    findings.iter().map(|f| (f.alert_id, (f.event_time, f.summary.as_str(), counts[&f.alert_id]))).collect()
+}
+
+async fn found(rules: Vec<Rule>, batches: &[Vec<CaseEvent>]) -> Vec<Finding> {
     let mut engine = Engine::new(rules).await.unwrap();
     let mut findings = Vec::new();
     for batch in batches {
@@ -98,7 +109,7 @@ async fn run(rules: Vec<Rule>, batches: &[Vec<CaseEvent>]) -> BTreeMap<EventId, 
     }
     findings.extend(engine.pass(END, END).await);
     findings.extend(engine.repeats());
-    counted(&findings)
+    findings
 }
 
 /// A lake that holds these events.
@@ -128,9 +139,8 @@ async fn a_backtest_finds_what_the_stream_found() {
         let store = lake(folder.path(), &events).await;
         let last = events.iter().filter_map(|event| event.at).max().unwrap() + 3 * 86_400_000_000;
         let outcome = backtest(&store, &Arc::default(), rule.clone(), (CASE_START, last), |_| {}).await.unwrap();
-        let expected = run(vec![rule.clone()], &[events]).await;
-        let found: Vec<_> = outcome.findings.iter().map(|finding| &finding.summary).collect();
-        assert_eq!(counted(&outcome.findings), expected, "{}: {found:?}", rule.id);
+        let expected = found(vec![rule.clone()], &[events]).await;
+        assert_eq!(said(&outcome.findings), said(&expected), "{}", rule.id);
     }
 }
 
@@ -157,7 +167,8 @@ async fn match_rules_find_the_same_in_any_batches_and_in_a_backtest() {
         events.extend(case_events(&timed, rule).unwrap().into_iter().map(|event| (event.bytes.clone(), event)));
     }
     let events: Vec<_> = events.into_values().collect();
-    let expected = run(rules.clone(), std::slice::from_ref(&events)).await;
+    let told = found(rules.clone(), std::slice::from_ref(&events)).await;
+    let expected = counted(&told);
     assert!(expected.len() >= rules.len(), "{} findings", expected.len());
     for seed in 0..2 {
         assert_eq!(run(rules.clone(), &jumbled(&events, seed)).await, expected, "seed {seed}");
@@ -165,12 +176,101 @@ async fn match_rules_find_the_same_in_any_batches_and_in_a_backtest() {
     let folder = tempfile::tempdir().unwrap();
     let store = lake(folder.path(), &events).await;
     let last = events.iter().filter_map(|event| event.at).max().unwrap() + 1;
-    let mut found = BTreeMap::new();
+    let mut found = Vec::new();
     for rule in rules {
-        let outcome = backtest(&store, &Arc::default(), rule, (CASE_START, last), |_| {}).await.unwrap();
-        found.extend(counted(&outcome.findings));
+        found.extend(backtest(&store, &Arc::default(), rule, (CASE_START, last), |_| {}).await.unwrap().findings);
     }
-    assert_eq!(found, expected);
+    assert_eq!(said(&found), said(&told));
+}
+
+/// A rule that makes one finding of what a user reads within an hour.
+fn reads() -> Rule {
+    let sql = "SELECT cluster, event_id, event_time, user_name, source_ip, name FROM audit WHERE verb = 'get'";
+    Rule {
+        group_by: vec!["cluster".into(), "user_name".into()],
+        suppress: Some(Span::from_seconds(3_600)),
+        summary: "{user_name} read {name}".into(),
+        ..crate::engine::rule("reads", sql)
+    }
+}
+
+/// Somebody reads secrets of these names, a minute after the other.
+fn read(names: &[&str]) -> Vec<CaseEvent> {
+    let event = |(minute, name): (usize, &&str)| TestEvent {
+        base: "secret_get".into(),
+        source: "audit".into(),
+        at: Some(Span::from_seconds(60 * minute as u32)),
+        times: None,
+        every: None,
+        set: serde_json::json!({"objectRef": {"name": name}, "auditID": name}).as_object().unwrap().clone(),
+    };
+    let events = names.iter().enumerate().map(event).collect();
+    case_events(&RuleTest { name: String::new(), events, until: None, expect: Vec::new() }, &reads()).unwrap()
+}
+
+/// A store gives its rows in any order.
+fn backwards(events: &[CaseEvent]) -> Vec<CaseEvent> {
+    events.iter().rev().cloned().collect()
+}
+
+#[tokio::test]
+async fn a_finding_stays_as_it_was_told_first() {
+    let events = read(&["first", "second", "third", "fourth"]);
+    let (before, after) = events.split_at(3);
+    let mut saw = Engine::new(vec![reads()]).await.unwrap();
+    let mut told = Vec::new();
+    for event in before {
+        told.extend(saw.evaluate(&decode(std::slice::from_ref(event)), event.at.unwrap() + 5).await);
+        told.extend(saw.repeats());
+    }
+    assert_eq!(told.iter().map(|finding| finding.count).collect::<Vec<_>>(), [1, 2, 3]);
+    let folder = tempfile::tempdir().unwrap();
+    let store = lake(folder.path(), &backwards(before)).await;
+    keep(&store, Tables::from([(Table::Alerts, batch(&told).unwrap())])).await;
+    let mut learned = Engine::new(vec![reads()]).await.unwrap();
+    learned.learn(&store, before[2].at.unwrap() + 10).await.unwrap();
+    assert!(learned.open_since().unwrap() <= told[0].received_at);
+    learned.repeats();
+    let mut repeats = Vec::new();
+    for mut engine in [saw, learned] {
+        assert!(engine.evaluate(&decode(after), after[0].at.unwrap() + 15).await.is_empty());
+        repeats.extend(engine.repeats());
+    }
+    repeats.iter_mut().for_each(|finding| finding.evidence.sort());
+    assert_eq!(repeats[0].summary, format!("{} read first", repeats[0].user_name.as_deref().unwrap()));
+    assert_eq!(repeats[0], repeats[1]);
+}
+
+#[tokio::test]
+async fn a_backtest_tells_what_came_first_in_whatever_order_it_is_stored() {
+    let events = read(&["first", "second", "third"]);
+    let folder = tempfile::tempdir().unwrap();
+    let store = lake(folder.path(), &backwards(&events)).await;
+    let hour = (CASE_START, CASE_START + 3_600_000_000);
+    let received = reads().sql.replace("event_time,", "event_time, received_at,");
+    // Not every SQL leaves what it does not select to be sorted by.
+    let nested = format!("SELECT * FROM ({}) AS some", reads().sql);
+    for sql in [reads().sql, received, nested] {
+        let rule = Rule { sql, ..reads() };
+        let outcome = backtest(&store, &Arc::default(), rule.clone(), hour, |_| {}).await.unwrap();
+        assert_eq!(said(&outcome.findings), said(&found(vec![rule.clone()], &[events.clone()]).await), "{}", rule.sql);
+    }
+}
+
+#[tokio::test]
+async fn a_backtest_of_a_rule_that_fails_is_an_error() {
+    let sql = "SELECT cluster, event_id, event_time, CAST(user_name AS BIGINT) AS number FROM audit WHERE verb = 'get'";
+    let window = Some(Span::from_seconds(60));
+    let absence = Rule { kind: RuleKind::Absence, suppress: None, window, sql: sql.into(), ..reads() };
+    let counting = "SELECT cluster, user_name, 1 / (count(*) - 1) AS n FROM audit GROUP BY cluster, user_name";
+    let counting = Rule { kind: RuleKind::Window, suppress: None, window, sql: counting.into(), ..reads() };
+    let folder = tempfile::tempdir().unwrap();
+    let store = lake(folder.path(), &read(&["first", "second"])).await;
+    let hour = (CASE_START, CASE_START + 3_600_000_000);
+    for (rule, reason) in [(absence, "cast"), (counting, "ivide by zero")] {
+        let error = backtest(&store, &Arc::default(), rule, hour, |_| {}).await.unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[tokio::test]

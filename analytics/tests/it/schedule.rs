@@ -246,6 +246,26 @@ async fn a_store_that_is_away_holds_runs_up_and_nothing_is_told_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_again_is_one_finding_by_the_clock_and_in_a_backtest() {
+    let folder = tempfile::tempdir().unwrap();
+    // Two rows of one subject in the first hour, one in the second, and one subject's stretch is a day.
+    let sql = "SELECT cluster, user_name, event_time FROM audit \
+        WHERE event_time >= period_start() AND event_time < period_end() AND response_code = 403 ORDER BY event_time";
+    let rule = Rule { sql: sql.into(), suppress: Some(Span::from_seconds(86_400)), ..hourly() };
+    let events = [refused("eve", 20), refused("eve", 30), refused("eve", 80)].concat();
+    let place = Place::new(folder.path(), vec![rule.clone()], &events).await;
+    let hours = (CASE_START, CASE_START + 3 * HOUR);
+    let outcome = backtest(&place.store, &Arc::default(), rule, hours, |_| {}).await.unwrap();
+    let times: Vec<i64> = outcome.findings.iter().map(|finding| finding.event_time).collect();
+    assert_eq!(times, [CASE_START + 20 * MINUTE]);
+    let mut scheduler = place.scheduler();
+    for hours in 0..3 {
+        scheduler.turn(CASE_START + hours * HOUR + MINUTE).await.unwrap();
+    }
+    Place::check(&place.runs().await, &[(1, 1, 1), (2, 1, 0)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_schedule_finds_what_a_backtest_finds() {
     let scheduled = builtin().unwrap().into_iter().filter(|rule| rule.kind == RuleKind::Scheduled);
     for rule in scheduled {

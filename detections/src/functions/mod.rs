@@ -1,6 +1,7 @@
 //! The SQL functions of rules and queries: their registration, and the catalogue that describes each with an example.
 
 mod borrowed;
+mod foreign;
 mod image;
 mod list;
 mod matching;
@@ -20,6 +21,7 @@ use datafusion::prelude::SessionContext;
 
 use crate::lists::Lists;
 use udf::TextFunction;
+pub(crate) use user::KINDS as USER_KINDS;
 
 /// What a function is for.
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +54,17 @@ pub fn is_ours(name: &str) -> bool {
 
 /// Adds the functions to a session. `in_list` looks into these lists.
 pub(crate) fn register(context: &SessionContext, lists: &Arc<Lists>) {
+    for foreign in foreign::NAMES {
+        context.register_udf(ScalarUDF::from(foreign::Foreign::new(foreign)));
+    }
     for function in own(lists) {
         context.register_udf(ScalarUDF::from(function));
     }
+}
+
+/// What a function is called here that is known from elsewhere by this name.
+pub fn instead(name: &str) -> Option<&'static str> {
+    foreign::NAMES.iter().find(|(foreign, _)| *foreign == name).map(|(_, instead)| *instead)
 }
 
 /// The functions that are defined here.

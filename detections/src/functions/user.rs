@@ -54,6 +54,9 @@ pub(super) fn functions() -> Vec<TextFunction> {
     ]
 }
 
+/// What `user_kind` gives.
+pub const KINDS: [&str; 5] = ["human", "service_account", "node", "anonymous", "control_plane"];
+
 fn kind(user: &str) -> &'static str {
     if service_account(user).is_some() {
         "service_account"

@@ -61,20 +61,53 @@ pub fn fields(rule: &Rule, messages: &mut Vec<String>) {
     if rule.kind == Sequence && rule.steps.len() < 2 {
         messages.push("steps: a sequence has two at least".into());
     }
-    let plain =
-        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     for (place, step) in rule.steps.iter().enumerate() {
-        if !plain(&step.name) || rule.steps[..place].iter().any(|other| other.name == step.name) {
-            messages.push(format!("steps: {:?}: a name of its own, of lower-case letters, digits and _", step.name));
+        if rule.steps[..place].iter().any(|other| other.name == step.name) {
+            messages.push(format!("steps: {:?}: another step has that name", step.name));
         }
+        messages.extend(nameless(&step.name));
     }
     if rule.risk.is_some_and(|risk| risk > 100) {
         messages.push("risk: 100 is the most".into());
     }
-    let joins = matches!(rule.kind, Match | Sequence | NewTerms | Absence);
+    let joins = matches!(rule.kind, Match | Sequence | NewTerms | Absence | Scheduled);
     if joins && !rule.group_by.is_empty() && !rule.group_by.iter().any(|name| name == "cluster") {
         messages.push("group_by: cluster must be among them: what happens in two clusters is not one subject's".into());
     }
+}
+
+/// Why a step can't have this name, if it can't.
+fn nameless(name: &str) -> Option<String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(plain) {
+        return Some(format!(
+            "steps: {name:?}: a name is of lower-case letters, digits and _, and begins with no digit"
+        ));
+    }
+    // As conditions and exceptions name its columns.
+    match expression(&format!("{name}.event_time")) {
+        Ok(Expr::CompoundIdentifier(_)) => None,
+        _ => Some(format!("steps: {name:?}: is a word of SQL")),
+    }
+}
+
+/// Columns of a sequence's findings that would be two things: a step's own, which go by the step's name and theirs, and others.
+pub fn twice(rule: &Rule, selects: &[Vec<String>]) -> Vec<String> {
+    let mut named: Vec<String> = selects.iter().flatten().cloned().collect();
+    let mut problems = Vec::new();
+    for (step, selected) in rule.steps.iter().zip(selects) {
+        for column in selected.iter().filter(|name| !rule.group_by.contains(name)) {
+            let full = format!("{}_{column}", step.name);
+            if named.contains(&full) {
+                let (name, taken) = (&step.name, &full);
+                problems.push(format!(
+                    "steps.{name}: {column} becomes {taken} of the finding, and there is one; name either anew"
+                ));
+            }
+            named.push(full);
+        }
+    }
+    problems
 }
 
 /// The columns that a SELECT of the rule must have because other fields name them.

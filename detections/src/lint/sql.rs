@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::DFSchemaRef;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
@@ -12,14 +13,13 @@ use datafusion::sql::sqlparser::ast;
 use vedette_schemas::Table;
 
 use super::never::never;
+use super::scan::{TIMES, apart, bounded, scans};
+use super::stage;
 use crate::lists::Lists;
 use crate::rule::{Rule, RuleKind};
 
 /// What a rule must select from any table.
 const REQUIRED: [&str; 3] = ["event_id", "cluster", "event_time"];
-
-/// Columns by which a store reads less of a table.
-const TIMES: [&str; 4] = ["day", "event_time", "received_at", "raised_at"];
 
 /// A rule's SQL, understood.
 pub struct Examined {
@@ -43,6 +43,8 @@ pub fn columns_selected(sql: &str) -> Result<Vec<String>, String> {
 pub enum Form {
     /// Rows of one table that meet a condition.
     Rows,
+    /// The same, where it says no more if there are several.
+    Signs,
     /// An aggregate over such rows.
     Groups,
     /// Anything that reads: it runs over the store.
@@ -55,7 +57,8 @@ impl Form {
         match rule.kind {
             RuleKind::Scheduled => Form::Report,
             RuleKind::Window => Form::Groups,
-            _ => Form::Rows,
+            RuleKind::NewTerms | RuleKind::Absence => Form::Signs,
+            RuleKind::Match | RuleKind::Sequence => Form::Rows,
         }
     }
 }
@@ -75,10 +78,8 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
         if !selected.iter().any(|name| name == "cluster") {
             problems.push("does not select cluster".into());
         }
-        let mut unbounded = Vec::new();
-        without_time(&planned.optimized, false, &mut unbounded);
-        let said = |table: String| format!("reads all of {table}: no condition on day, event_time or received_at");
-        advice.extend(unbounded.into_iter().map(said));
+        let counted = apart(selected.iter().map(String::as_str));
+        about_scans(&planned.optimized, counted, form, &mut problems, &mut advice);
         return Ok(Examined { selected, schema, problems, advice });
     }
     if form == Form::Groups && !shape.grouped {
@@ -88,40 +89,78 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
     for name in required.iter().filter(|name| !selected.iter().any(|s| s == *name)) {
         problems.push(format!("does not select {name}"));
     }
+    if form != Form::Groups {
+        problems.extend(required.iter().filter_map(|name| another(&planned.asked, name)));
+    }
     match shape.tables[..] {
-        [table] => about_table(table, form, &selected, &shape.conditions, &mut problems, &mut advice),
+        [table] => {
+            about_scans(&planned.optimized, form != Form::Signs, form, &mut problems, &mut advice);
+            if form == Form::Signs && is_staged(table) && !shape.conditions.iter().any(|column| column == "stage") {
+                advice.push(unstaged(table.name()));
+            }
+            about_table(table, form, &selected, &mut problems);
+        }
         _ => problems.push("reads one table, once; what joins rows is a sequence".into()),
     }
     Ok(Examined { selected, schema, problems, advice })
 }
 
-/// The tables that a plan reads without a condition on time.
-fn without_time(plan: &LogicalPlan, bounded: bool, tables: &mut Vec<String>) {
-    let mut bounded = bounded;
-    match plan {
-        LogicalPlan::Filter(filter) => {
-            bounded |= filter.predicate.column_refs().iter().any(|column| TIMES.contains(&column.name.as_str()));
-        }
-        // What a condition says of its answer, it does not say of the rows behind it.
-        LogicalPlan::Aggregate(_) | LogicalPlan::Join(_) => bounded = false,
-        LogicalPlan::TableScan(scan) if !bounded => tables.push(scan.table_name.table().to_owned()),
-        _ => {}
-    }
-    plan.inputs().into_iter().for_each(|input| without_time(input, bounded, tables));
-}
-
-fn about_table(
-    table: Table,
+/// What is wrong with how a plan reads its tables. `counted`: whether each row of the result counts.
+fn about_scans(
+    optimized: &LogicalPlan,
+    counted: bool,
     form: Form,
-    selected: &[String],
-    conditions: &[String],
     problems: &mut Vec<String>,
     advice: &mut Vec<String>,
 ) {
-    let staged = table.is_streamed() && table != Table::Falco;
-    if staged && !conditions.iter().any(|column| column == "stage") {
-        advice.push(format!("no condition on stage: one request gives {} a row for each", table.name()));
+    for scan in scans(optimized, counted) {
+        let table = &scan.table;
+        if form == Form::Report && !bounded(&scan.conditions) {
+            advice.push(format!(
+                "reads all of {table}: no lower bound on day, event_time or received_at that holds for every row"
+            ));
+        }
+        if !Table::parse(table).is_some_and(is_staged) {
+            continue;
+        }
+        let unknown = stage::unknown(&scan.conditions);
+        if !scan.counted || unknown.is_some() {
+            problems.extend(unknown.map(|problem| format!("stage: {problem}")));
+        } else if scan.conditions.iter().any(stage::mentions) {
+            advice.extend(stage::problem(&scan.conditions).map(|problem| format!("stage: {problem}")));
+        } else {
+            advice.push(unstaged(table));
+        }
     }
+}
+
+/// Whether one request gives a table several rows.
+fn is_staged(table: Table) -> bool {
+    table.is_streamed() && table != Table::Falco
+}
+
+fn unstaged(table: &str) -> String {
+    format!("no condition on stage: one request gives {table} a row for each")
+}
+
+/// Why a column that a rule must select is not what its name says, if it isn't.
+fn another(plan: &LogicalPlan, name: &str) -> Option<String> {
+    let LogicalPlan::Projection(projection) = plan else { return None };
+    let place = projection.schema.fields().iter().position(|field| field.name() == name)?;
+    let expr = projection.expr[place].clone().unalias();
+    let of = expr.column_refs();
+    let fine = match name {
+        "event_id" => matches!(&expr, Expr::Column(column) if column.name == name),
+        "event_time" => {
+            let time = matches!(projection.schema.field(place).data_type(), DataType::Timestamp(..));
+            time && of.iter().any(|column| TIMES.contains(&column.name.as_str()))
+        }
+        _ => of.iter().any(|column| column.name == name),
+    };
+    (!fine).then(|| format!("selects {expr} as {name}, which is not the event's"))
+}
+
+fn about_table(table: Table, form: Form, selected: &[String], problems: &mut Vec<String>) {
     if form == Form::Groups {
         return;
     }
@@ -194,7 +233,7 @@ impl Shape {
                 shape.node(node, form);
             }
             for expr in node.expressions() {
-                shape.functions(&expr)?;
+                shape.problems.extend(volatile(&expr)?);
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
@@ -218,16 +257,10 @@ impl Shape {
             }
         }
     }
-
-    /// Functions whose answer depends on when they run would give a replayed event another finding.
-    fn functions(&mut self, expr: &Expr) -> Result<(), DataFusionError> {
-        self.problems.extend(volatile(expr)?);
-        Ok(())
-    }
 }
 
-/// The functions whose answer depends on when they run.
-pub(super) fn volatile(expr: &Expr) -> Result<Vec<String>, DataFusionError> {
+/// Functions whose answer depends on when they run would give a replayed event another finding.
+pub fn volatile(expr: &Expr) -> Result<Vec<String>, DataFusionError> {
     let mut problems = Vec::new();
     expr.apply(|e| {
         if let Expr::ScalarFunction(function) = e
@@ -241,6 +274,6 @@ pub(super) fn volatile(expr: &Expr) -> Result<Vec<String>, DataFusionError> {
 }
 
 /// DataFusion's message without its framing.
-pub(super) fn told(error: DataFusionError) -> String {
+pub fn told(error: DataFusionError) -> String {
     error.strip_backtrace()
 }

@@ -114,8 +114,13 @@ impl Function {
         let lowered =
             LoweredAggregateBuilder::new(expr, rows, rows.as_arrow(), state.execution_props(), &planning).build()?;
         let function = Self { aggregate: lowered.aggregate, filter: lowered.filter };
-        function.aggregate.create_sliding_accumulator()?;
-        Ok(function)
+        match function.aggregate.create_sliding_accumulator() {
+            Ok(_) => Ok(function),
+            Err(_) => {
+                let name = function.aggregate.fun().name();
+                plan_err!("{name}() can't slide over time; {} can", sliding_instead(name))
+            }
+        }
     }
 
     fn field(&self, nth: usize) -> Field {
@@ -166,6 +171,18 @@ impl Function {
             true => Ok(arrow::array::new_empty_array(self.aggregate.field().data_type())),
             false => ScalarValue::iter_to_array(results),
         }
+    }
+}
+
+/// What says the same as an aggregate, or nearly, and slides.
+fn sliding_instead(name: &str) -> &'static str {
+    match name {
+        "approx_distinct" => "count(DISTINCT …)",
+        "bool_or" => "count(*) FILTER (WHERE …) > 0",
+        "bool_and" => "count(*) FILTER (WHERE NOT …) = 0",
+        "string_agg" => "array_agg",
+        "first_value" | "last_value" | "nth_value" => "min or max",
+        _ => "count, count(DISTINCT …), sum, avg, min, max or array_agg",
     }
 }
 

@@ -171,6 +171,10 @@ fn join(rule: &Rule, schemas: &[SchemaRef], span: i64, slack: i64) -> Result<Str
     if let Some(condition) = &rule.condition {
         let _ = write!(sql, " WHERE {condition}");
     }
+    // Of what ends with the same row, the same is first wherever it is looked at.
     sql += " ORDER BY event_time, event_id";
+    for step in &rule.steps {
+        let _ = write!(sql, ", {}, {}", column(&step.name, "event_time"), column(&step.name, "event_id"));
+    }
     Ok(sql)
 }
