@@ -75,7 +75,11 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
         if !selected.iter().any(|name| name == "cluster") {
             problems.push("does not select cluster".into());
         }
-        about_scans(&planned.optimized, apart(selected.iter().map(String::as_str)), form, &mut problems);
+        let made_of = match &planned.asked {
+            LogicalPlan::Projection(projection) => columns(&projection.expr),
+            _ => selected.clone(),
+        };
+        about_scans(&planned.optimized, apart(made_of.iter().map(String::as_str)), form, &mut problems);
         return Ok(Examined { selected, schema, problems });
     }
     if form == Form::Groups && !shape.grouped {
@@ -116,6 +120,11 @@ fn about_scans(optimized: &LogicalPlan, counted: bool, form: Form, problems: &mu
             problems.push(unstaged(table));
         }
     }
+}
+
+/// The columns that expressions name.
+fn columns(exprs: &[Expr]) -> Vec<String> {
+    exprs.iter().flat_map(Expr::column_refs).map(|column| column.name.clone()).collect()
 }
 
 /// Whether one request gives a table several rows.
