@@ -327,6 +327,7 @@ tests:
             format!("SELECT cluster, count(*) AS user_name FROM audit {bounded} AND stage = 'Panic' GROUP BY cluster"),
             format!("SELECT cluster, count(DISTINCT audit_id) AS user_name FROM audit {bounded} GROUP BY cluster"),
             format!("SELECT cluster, max(user_name) AS user_name FROM audit {bounded} GROUP BY cluster"),
+            format!("SELECT cluster, user_name, period_end() AS event_time FROM audit {bounded}"),
             format!(
                 "SELECT cluster, count(*) FILTER (WHERE stage = 'Panic') AS user_name FROM audit {bounded} GROUP BY cluster"
             ),
@@ -339,6 +340,7 @@ tests:
         for (sql, want) in [
             ("SELECT cluster, user_name FROM audit", "reads all of audit"),
             ("SELECT cluster, user_name FROM audit WHERE verb = 'get'", "reads all of audit"),
+            ("SELECT cluster, user_name, event_id FROM audit WHERE day > '2026-01-01'", "no condition on stage"),
             ("SELECT cluster, user_name FROM audit WHERE event_time < period_end()", "reads all of audit"),
             ("SELECT cluster, user_name FROM audit WHERE event_time IS NOT NULL", "reads all of audit"),
             (

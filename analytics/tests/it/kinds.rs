@@ -253,7 +253,12 @@ async fn a_backtest_tells_what_came_first_in_whatever_order_it_is_stored() {
     for sql in [reads().sql, received, nested] {
         let rule = Rule { sql, ..reads() };
         let outcome = backtest(&store, &Arc::default(), rule.clone(), hour, |_| {}).await.unwrap();
-        assert_eq!(said(&outcome.findings), said(&found(vec![rule.clone()], &[events.clone()]).await), "{}", rule.sql);
+        assert_eq!(
+            said(&outcome.findings),
+            said(&found(vec![rule.clone()], std::slice::from_ref(&events)).await),
+            "{}",
+            rule.sql
+        );
     }
 }
 

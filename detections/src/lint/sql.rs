@@ -78,7 +78,11 @@ pub fn examine(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Examined, St
         if !selected.iter().any(|name| name == "cluster") {
             problems.push("does not select cluster".into());
         }
-        let counted = apart(selected.iter().map(String::as_str));
+        let made_of = match &planned.asked {
+            LogicalPlan::Projection(projection) => columns(&projection.expr),
+            _ => selected.clone(),
+        };
+        let counted = apart(made_of.iter().map(String::as_str));
         about_scans(&planned.optimized, counted, form, &mut problems, &mut advice);
         return Ok(Examined { selected, schema, problems, advice });
     }
@@ -132,6 +136,11 @@ fn about_scans(
             advice.push(unstaged(table));
         }
     }
+}
+
+/// The columns that expressions name.
+fn columns(exprs: &[Expr]) -> Vec<String> {
+    exprs.iter().flat_map(Expr::column_refs).map(|column| column.name.clone()).collect()
 }
 
 /// Whether one request gives a table several rows.
