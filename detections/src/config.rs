@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 
 use serde::{Deserialize, Serialize};
 
@@ -45,12 +47,9 @@ impl Config {
     pub fn load(&self) -> Result<Ruleset, Vec<LoadError>> {
         let (rules, overlay) = self.read(Vec::new())?;
         // The built-in rules are held to the same by the pack's own tests, and what the overlay makes of them by `apply`.
-        let own = rules.iter().filter(|rule| rule.file.is_some() && !overlay.switches_off(&rule.id));
-        let unfit = |rule: &Rule| {
-            let error = |reason: String| LoadError::Rule { place: place(rule, &reason), reason };
-            faults(rule, &overlay.lists).into_iter().map(error).collect::<Vec<_>>()
-        };
-        let mut errors: Vec<LoadError> = own.flat_map(unfit).collect();
+        let own: Vec<&Rule> =
+            rules.iter().filter(|rule| rule.file.is_some() && !overlay.switches_off(&rule.id)).collect();
+        let mut errors = unfit(&own, &overlay.lists);
         match overlay.apply(rules, &self.disabled) {
             Ok(set) if errors.is_empty() => return Ok(set),
             Ok(_) => {}
@@ -118,6 +117,23 @@ impl Config {
         }
         hasher.finish()
     }
+}
+
+/// What makes findings of some of these rules wrong, or loses them. Planning is most of a load, so all cores share it.
+fn unfit(rules: &[&Rule], lists: &Arc<Lists>) -> Vec<LoadError> {
+    let one = |rule: &&Rule| {
+        let error = |reason: String| LoadError::Rule { place: place(rule, &reason), reason };
+        faults(rule, lists).into_iter().map(error).collect::<Vec<_>>()
+    };
+    let share = rules.len().div_ceil(thread::available_parallelism().map_or(1, usize::from)).max(1);
+    thread::scope(|scope| {
+        let threads: Vec<_> = rules
+            .chunks(share)
+            .map(|rules| scope.spawn(move || rules.iter().flat_map(one).collect::<Vec<_>>()))
+            .collect();
+        let joined = threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        joined.flatten().collect()
+    })
 }
 
 /// How the names of files end that are read.

@@ -1,5 +1,6 @@
 //! A rule's SQL, planned over empty tables: does it name what exists, and has it the shape the engine runs.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::DataType;
@@ -8,6 +9,7 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast;
 use vedette_schemas::Table;
@@ -206,17 +208,35 @@ struct Planned {
 }
 
 fn plan(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Planned, DataFusionError> {
-    let context = crate::sql::session_with_lists(lists.clone(), |config| config)?;
-    for table in Table::ALL.into_iter().filter(|table| table.is_streamed() || form == Form::Report) {
-        context.register_table(table.name(), Arc::new(MemTable::try_new(table.schema(), vec![vec![]])?))?;
-    }
-    if form == Form::Report {
-        crate::sql::register_period(&context, 0, 1);
-    }
+    let context = session(form == Form::Report, lists)?;
     // Planning over tables in memory never waits, so that no runtime is needed.
     let asked = futures::executor::block_on(context.state().create_logical_plan(sql))?;
     let optimized = context.state().optimize(&asked)?;
     Ok(Planned { asked, optimized })
+}
+
+/// A session with the tables that a report reads, or that others do, all of them empty.
+fn session(report: bool, lists: &Arc<Lists>) -> Result<SessionContext, DataFusionError> {
+    thread_local! {
+        /// Those that were made last: making one takes longer than planning. Nothing is changed in them.
+        static MADE: RefCell<[Option<(Arc<Lists>, SessionContext)>; 2]> = const { RefCell::new([None, None]) };
+    }
+    let known = MADE.with_borrow(|made| {
+        let made = made[usize::from(report)].as_ref().filter(|(of, _)| Arc::ptr_eq(of, lists));
+        made.map(|(_, context)| context.clone())
+    });
+    if let Some(context) = known {
+        return Ok(context);
+    }
+    let context = crate::sql::session_with_lists(lists.clone(), |config| config)?;
+    for table in Table::ALL.into_iter().filter(|table| table.is_streamed() || report) {
+        context.register_table(table.name(), Arc::new(MemTable::try_new(table.schema(), vec![vec![]])?))?;
+    }
+    if report {
+        crate::sql::register_period(&context, 0, 1);
+    }
+    MADE.with_borrow_mut(|made| made[usize::from(report)] = Some((lists.clone(), context.clone())));
+    Ok(context)
 }
 
 fn selected(plan: &LogicalPlan) -> Vec<String> {
