@@ -215,15 +215,21 @@ fn plan(sql: &str, form: Form, lists: &Arc<Lists>) -> Result<Planned, DataFusion
     Ok(Planned { asked, optimized })
 }
 
+/// A session, and the lists that its functions look into.
+struct Made {
+    lists: Arc<Lists>,
+    context: SessionContext,
+}
+
 /// A session with the tables that a report reads, or that others do, all of them empty.
 fn session(report: bool, lists: &Arc<Lists>) -> Result<SessionContext, DataFusionError> {
     thread_local! {
         /// Those that were made last: making one takes longer than planning. Nothing is changed in them.
-        static MADE: RefCell<[Option<(Arc<Lists>, SessionContext)>; 2]> = const { RefCell::new([None, None]) };
+        static MADE: RefCell<[Option<Made>; 2]> = const { RefCell::new([None, None]) };
     }
     let known = MADE.with_borrow(|made| {
-        let made = made[usize::from(report)].as_ref().filter(|(of, _)| Arc::ptr_eq(of, lists));
-        made.map(|(_, context)| context.clone())
+        let made = made[usize::from(report)].as_ref().filter(|made| Arc::ptr_eq(&made.lists, lists));
+        made.map(|made| made.context.clone())
     });
     if let Some(context) = known {
         return Ok(context);
@@ -235,7 +241,8 @@ fn session(report: bool, lists: &Arc<Lists>) -> Result<SessionContext, DataFusio
     if report {
         crate::sql::register_period(&context, 0, 1);
     }
-    MADE.with_borrow_mut(|made| made[usize::from(report)] = Some((lists.clone(), context.clone())));
+    let made = Made { lists: lists.clone(), context: context.clone() };
+    MADE.with_borrow_mut(|all| all[usize::from(report)] = Some(made));
     Ok(context)
 }
 
