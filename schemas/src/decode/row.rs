@@ -5,6 +5,7 @@ use super::layout::{Field, Shape, find};
 use super::rest::{Rest, WHOLE};
 use super::scan::{Scan, Span, Tokens};
 use super::time::{self, Minute};
+use crate::table::{AUDIT, FALCO};
 
 /// Unknown fields of one object that are told apart. An object with more of them keeps the event whole.
 const MOST_UNKNOWN: usize = 32;
@@ -13,6 +14,7 @@ const MOST_UNKNOWN: usize = 32;
 const MOST_LEFT_OUT: usize = 3;
 /// Columns that a row has room for.
 const MOST_COLUMNS: usize = 64;
+const _: () = assert!(AUDIT.len() <= MOST_COLUMNS && FALCO.len() <= MOST_COLUMNS);
 
 /// The values of a row, and what has no column. Used again for its memory.
 ///
