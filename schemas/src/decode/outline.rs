@@ -233,11 +233,10 @@ fn follow(outline: &mut Outline, text: &[u8], scalars: u32) -> bool {
             let around = before.min(kinds);
             if around < 2 << DEEPEST {
                 let begins = &mut starts[(around.max(1).ilog2() as usize).min(DEEPEST)];
-                if opens == 1 {
-                    *begins = at as u32;
-                } else {
-                    containers.push((*begins, at as u32));
-                }
+                // Nobody can guess which bracket comes next: an opening one is taken off again.
+                *begins = if opens == 1 { at as u32 } else { *begins };
+                containers.push((*begins, at as u32));
+                containers.truncate(containers.len() - opens as usize);
             }
         }
         errors |= in_object & block.strange_in_object | !in_object & block.strange_in_array;
