@@ -67,7 +67,7 @@ impl Columns {
     }
 
     /// The batch, leaving the columns empty.
-    #[expect(clippy::expect_used, reason = "columns and schema come from one table; no event can make them differ")]
+    #[expect(clippy::expect_used, reason = "columns and schema are of one table; no batch comes near 2 GiB of lists")]
     pub fn finish(&mut self) -> RecordBatch {
         self.arrays().expect("columns of the table's schema")
     }

@@ -200,6 +200,25 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
+    /// Whether a container has anything in it; if not, its closing bracket is passed.
+    fn is_filled(&mut self, closer: u8) -> bool {
+        let empty = self.peek() == closer;
+        if empty {
+            self.step();
+        }
+        !empty
+    }
+
+    /// Passes what follows a value in a container: true if that is a comma.
+    fn goes_on(&mut self, closer: u8, reason: &'static str) -> Scan<bool> {
+        let byte = self.peek();
+        if byte != b',' && byte != closer {
+            return self.fail(reason);
+        }
+        self.step();
+        Ok(byte == b',')
+    }
+
     /// Past a token of one byte.
     fn step(&mut self) {
         self.end = self.position() + 1;
@@ -236,21 +255,11 @@ impl Tokens for Scanner<'_> {
 
     fn first_member(&mut self) -> Scan<bool> {
         self.expect(b'{', "expected an object")?;
-        let empty = self.peek() == b'}';
-        if empty {
-            self.step();
-        }
-        Ok(!empty)
+        Ok(self.is_filled(b'}'))
     }
 
     fn next_member(&mut self) -> Scan<bool> {
-        let more = match self.peek() {
-            b',' => true,
-            b'}' => false,
-            _ => return self.fail("expected , or }"),
-        };
-        self.step();
-        Ok(more)
+        self.goes_on(b'}', "expected , or }")
     }
 
     fn key(&mut self) -> Scan<Span> {
@@ -263,21 +272,11 @@ impl Tokens for Scanner<'_> {
 
     fn first_element(&mut self) -> Scan<bool> {
         self.expect(b'[', "expected an array")?;
-        let empty = self.peek() == b']';
-        if empty {
-            self.step();
-        }
-        Ok(!empty)
+        Ok(self.is_filled(b']'))
     }
 
     fn next_element(&mut self) -> Scan<bool> {
-        let more = match self.peek() {
-            b',' => true,
-            b']' => false,
-            _ => return self.fail("expected , or ]"),
-        };
-        self.step();
-        Ok(more)
+        self.goes_on(b']', "expected , or ]")
     }
 
     fn value(&mut self) -> Scan<Span> {
