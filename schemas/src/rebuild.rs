@@ -105,7 +105,7 @@ impl Source<'_> {
                 let members = self.object(fields)?;
                 Ok((!members.is_empty()).then_some(Value::Object(members)))
             }
-            Shape::Int64 | Shape::Moment | Shape::Nanoseconds => Ok(None),
+            Shape::Int64 | Shape::Rest | Shape::Moment | Shape::Nanoseconds => Ok(None),
         }
     }
 

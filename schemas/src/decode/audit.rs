@@ -2,7 +2,7 @@
 
 use arrow::array::RecordBatch;
 
-use super::layout::Shape::{Any, Copied, Int32, Moment, Nested, Object, Text, TextList, Time};
+use super::layout::Shape::{Any, Copied, Int32, Moment, Nested, Object, Rest, Text, TextList, Time};
 use super::layout::{Field, Layout, Shape, columnless, field, marks, place};
 use super::{DecodeError, Decoder, time};
 use crate::identity::EventId;
@@ -40,9 +40,11 @@ const OBJECT_REF: &[Field] = &[
 ];
 
 const RESPONSE_STATUS: &[Field] = &[
+    columnless("metadata", Rest),
     own("status", Text, "response_status"),
     own("message", Text, "response_message"),
     own("reason", Text, "response_reason"),
+    columnless("details", Rest),
     own("code", Int32, "response_code"),
 ];
 
@@ -52,6 +54,8 @@ const ANNOTATIONS: &[Field] = &[
 ];
 
 const EVENT: &[Field] = &[
+    columnless("kind", Rest),
+    columnless("apiVersion", Rest),
     own("level", Text, "level"),
     own("auditID", Text, "audit_id"),
     own("stage", Text, "stage"),

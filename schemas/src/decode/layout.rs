@@ -24,6 +24,8 @@ pub enum Shape {
     Nested(&'static [Field]),
     /// An object in its column as it was received, some of whose fields are copied to columns as well.
     Copied(&'static [Field]),
+    /// Any value. It stays in `rest`, which senders are known to fill with it.
+    Rest,
     /// A time that `event_time` may be taken from. It stays in `rest`.
     Moment,
     /// The same as whole nanoseconds; only ever copied.
@@ -38,7 +40,7 @@ pub struct Field {
     ends: [u64; 2],
     pub name: Name,
     pub shape: Shape,
-    /// Place of its column in the table; meaningless for `Nested`, `Moment` and `Nanoseconds`.
+    /// Place of its column in the table; meaningless for `Nested`, `Rest`, `Moment` and `Nanoseconds`.
     pub column: usize,
 }
 

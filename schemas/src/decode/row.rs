@@ -11,7 +11,7 @@ use crate::table::{AUDIT, FALCO};
 const MOST_UNKNOWN: usize = 32;
 
 /// Fields ahead of the one before that a key is compared with before all others.
-const MOST_LEFT_OUT: usize = 2;
+const MOST_LEFT_OUT: usize = 5;
 /// Columns that a row has room for.
 const MOST_COLUMNS: usize = 64;
 const _: () = assert!(AUDIT.len() <= MOST_COLUMNS && FALCO.len() <= MOST_COLUMNS);
@@ -212,6 +212,7 @@ impl Row {
                 fields.iter().for_each(|field| self.forget(field));
                 self.empty(field.column);
             }
+            Shape::Rest => {}
             Shape::Moment => self.moment = None,
             Shape::Nanoseconds => self.copied_moment = None,
             _ => self.empty(field.column),
@@ -234,6 +235,10 @@ impl Row {
                 true
             }
             Shape::TextList if first == b'[' => self.list(tokens, field.column)?,
+            Shape::Rest => {
+                tokens.value()?;
+                false
+            }
             _ => {
                 let value = tokens.value()?;
                 self.take(tokens, field, value)
