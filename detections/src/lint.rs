@@ -15,6 +15,7 @@ mod never;
 mod scan;
 mod sql;
 mod stage;
+mod words;
 
 use sql::Form;
 
@@ -253,6 +254,11 @@ tests:
             ),
             ("'ResponseComplete'", "'ResponseCompleted'", "no stage ResponseCompleted; did you mean ResponseComplete?"),
             ("'ResponseComplete'", "CASE WHEN verb = 'get' THEN 'Response' ELSE 'Panic' END", "no stage Response;"),
+            ("verb = 'get'", "verb = 'exec'", "no API server writes exec; events have subresource = 'exec'"),
+            ("verb = 'get'", "verb IN ('get', 'replace')", "no API server writes replace; events have verb = 'update'"),
+            ("verb = 'get'", "verb <> 'deleet'", "no API server writes deleet; did you mean delete"),
+            ("verb = 'get'", "level = 'Requests'", "level: no API server writes Requests; did you mean Request"),
+            ("verb = 'get'", "decision = 'deny'", "decision: no API server writes deny"),
             ("cluster, event_id,", "'x' AS cluster, event_id,", "as cluster, which is not the event's"),
             ("event_id,", "'x' AS event_id,", "as event_id, which is not the event's"),
             ("event_id,", "audit_id AS event_id,", "as event_id, which is not the event's"),

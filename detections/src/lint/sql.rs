@@ -16,7 +16,7 @@ use vedette_schemas::Table;
 
 use super::never::never;
 use super::scan::{TIMES, apart, bounded, scans};
-use super::stage;
+use super::{stage, words};
 use crate::lists::Lists;
 use crate::rule::{Rule, RuleKind};
 
@@ -126,7 +126,11 @@ fn about_scans(
                 "reads all of {table}: no lower bound on day, event_time or received_at that holds for every row"
             ));
         }
-        if !Table::parse(table).is_some_and(is_staged) {
+        let known = Table::parse(table);
+        if known == Some(Table::Audit) {
+            advice.extend(words::unknown(&scan.conditions));
+        }
+        if !known.is_some_and(is_staged) {
             continue;
         }
         let unknown = stage::unknown(&scan.conditions);

@@ -1,12 +1,10 @@
 //! Which stages of one request a condition lets through: rows of two would count the request twice.
 
-use std::collections::BTreeSet;
-
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::expr::InList;
 use datafusion::logical_expr::{BinaryExpr, Case, Expr, Operator};
 
 use super::never::{contradictory, text};
+use super::words::{compared, literal, peeled};
 use crate::nearest::did_you_mean;
 
 const STAGES: [&str; 4] = ["RequestReceived", "ResponseStarted", "ResponseComplete", "Panic"];
@@ -149,33 +147,7 @@ fn of_stage(condition: &Expr, stage: &str) -> Option<bool> {
 
 /// What is wrong if a condition compares the stage with a text that is none.
 pub fn unknown(conditions: &[Expr]) -> Option<String> {
-    let mut named = BTreeSet::new();
-    let mut note = |value: &Expr| named.extend(literal(value).map(str::to_owned));
-    for condition in conditions {
-        // Visiting can't fail where the visitor doesn't.
-        let _ = condition.apply(|part| {
-            match part {
-                Expr::InList(list) if is_stage(&list.expr) => list.list.iter().for_each(&mut note),
-                Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq | Operator::NotEq, right }) => {
-                    let other = if is_stage(left) { Some(right) } else { Some(left).filter(|_| is_stage(right)) };
-                    match other.map(|other| peeled(other)) {
-                        Some(Expr::Case(case)) => {
-                            case.when_then_expr
-                                .iter()
-                                .map(|(_, then)| then)
-                                .chain(&case.else_expr)
-                                .for_each(|e| note(e));
-                        }
-                        Some(other) => note(other),
-                        None => {}
-                    }
-                }
-                _ => {}
-            }
-            Ok(TreeNodeRecursion::Continue)
-        });
-    }
-    let unknown = named.into_iter().find(|name| !STAGES.contains(&name.as_str()))?;
+    let unknown = compared(conditions, "stage").into_iter().find(|name| !STAGES.contains(&name.as_str()))?;
     Some(format!("there is no stage {unknown}{}", did_you_mean(&unknown, STAGES)))
 }
 
@@ -185,20 +157,4 @@ pub fn mentions(condition: &Expr) -> bool {
 
 fn is_stage(expr: &Expr) -> bool {
     matches!(peeled(expr), Expr::Column(column) if column.name == "stage")
-}
-
-/// Without what planning puts around a text of another type.
-fn peeled(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Cast(cast) => peeled(&cast.expr),
-        Expr::Alias(alias) => peeled(&alias.expr),
-        other => other,
-    }
-}
-
-fn literal(expr: &Expr) -> Option<&str> {
-    match peeled(expr) {
-        Expr::Literal(value, _) => text(value),
-        _ => None,
-    }
 }
