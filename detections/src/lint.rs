@@ -297,6 +297,24 @@ tests:
     }
 
     #[test]
+    fn a_group_has_rows() {
+        let window = |having: &str| {
+            let select = "SELECT cluster, user_name, count(*) AS n, count(DISTINCT name) AS names FROM audit";
+            let sql = format!(
+                "sql: {select} WHERE stage = 'ResponseComplete' AND verb = 'get' GROUP BY cluster, user_name HAVING {having}"
+            );
+            let good = GOOD.lines().find(|line| line.starts_with("sql: ")).unwrap();
+            with(good, &format!("kind: window\nwindow: 1h\ngroup_by: [cluster, user_name]\n{sql}"))
+        };
+        for having in ["count(*) < 1", "n = 0", "names < 0", "count(name) = -1", "n > 9 AND n < 3"] {
+            assert!(window(having).contains("never be true"), "{having}: {:?}", window(having));
+        }
+        for having in ["count(*) < 2", "names = 0", "count(name) <= 0 AND n > 3"] {
+            assert!(!window(having).contains("never be true"), "{having}: {:?}", window(having));
+        }
+    }
+
+    #[test]
     fn a_sequences_condition_is_planned() {
         let select = "SELECT cluster, event_id, event_time, user_name FROM audit WHERE stage = 'ResponseComplete'";
         let steps = format!("[{{name: a, sql: \"{select}\"}}, {{name: b, sql: \"{select}\"}}]");
@@ -333,6 +351,9 @@ tests:
             format!("SELECT cluster, count(*) AS user_name FROM audit {bounded} AND stage = 'Panic' GROUP BY cluster"),
             format!("SELECT cluster, count(DISTINCT audit_id) AS user_name FROM audit {bounded} GROUP BY cluster"),
             format!("SELECT cluster, max(user_name) AS user_name FROM audit {bounded} GROUP BY cluster"),
+            format!(
+                "SELECT 'all' AS cluster, count(*) AS user_name FROM audit {bounded} AND stage = 'Panic' HAVING count(*) = 0"
+            ),
             format!("SELECT cluster, user_name, period_end() AS event_time FROM audit {bounded}"),
             format!(
                 "SELECT cluster, count(*) FILTER (WHERE stage = 'Panic') AS user_name FROM audit {bounded} GROUP BY cluster"

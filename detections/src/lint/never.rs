@@ -20,7 +20,8 @@ pub fn never(asked: &LogicalPlan, optimized: &LogicalPlan) -> bool {
     let mut never = !empty(asked).unwrap_or(true) && empty(optimized).unwrap_or(false);
     // Visiting can't fail where the visitor doesn't.
     let _ = asked.apply(|node| {
-        never |= matches!(node, LogicalPlan::Filter(filter) if impossible(&filter.predicate));
+        never |=
+            matches!(node, LogicalPlan::Filter(filter) if impossible(&filter.predicate, is_of_groups(&filter.input)));
         Ok(TreeNodeRecursion::Continue)
     });
     never
@@ -40,25 +41,33 @@ struct Said<'a> {
     possible: Option<&'static [ScalarValue]>,
 }
 
-/// Whether a condition is true of no row.
-pub fn impossible(condition: &Expr) -> bool {
+/// Whether rows are groups of rows, each of one row at least.
+fn is_of_groups(plan: &LogicalPlan) -> bool {
+    matches!(plan, LogicalPlan::Aggregate(aggregate) if !aggregate.group_expr.is_empty())
+}
+
+/// Whether a condition is true of no row; `groups` says whether rows are groups.
+pub fn impossible(condition: &Expr, groups: bool) -> bool {
     if let Expr::BinaryExpr(either) = condition
         && either.op == Operator::Or
     {
-        return impossible(&either.left) && impossible(&either.right);
+        return impossible(&either.left, groups) && impossible(&either.right, groups);
     }
     let parts = split_conjunction(condition);
-    contradictory(&parts) || parts.len() > 1 && parts.into_iter().any(impossible)
+    contradictory(&parts, groups) || parts.len() > 1 && parts.into_iter().any(|part| impossible(part, groups))
 }
 
-/// Whether conditions can't hold together.
-pub fn contradictory(parts: &[&Expr]) -> bool {
+/// Whether conditions can't hold together; `groups` says whether rows are groups.
+pub fn contradictory(parts: &[&Expr], groups: bool) -> bool {
     let mut things: BTreeMap<String, Said> = BTreeMap::new();
     let mut orders: BTreeMap<(String, String), u8> = BTreeMap::new();
     for part in parts {
         if let Some((thing, fact)) = fact(part, false) {
-            let said =
-                things.entry(name(thing)).or_insert_with(|| Said { possible: possible(thing), ..Said::default() });
+            let said = things.entry(name(thing)).or_insert_with(|| Said {
+                possible: possible(thing),
+                compared: least(thing).filter(|_| groups).map(|least| (Operator::GtEq, least)).into_iter().collect(),
+                ..Said::default()
+            });
             match fact {
                 Fact::Null => said.null = true,
                 Fact::NotNull => said.not_null = true,
@@ -161,6 +170,17 @@ fn possible(thing: &Expr) -> Option<&'static [ScalarValue]> {
     static KINDS: LazyLock<Vec<ScalarValue>> = LazyLock::new(|| USER_KINDS.iter().map(|kind| (*kind).into()).collect());
     match thing {
         Expr::ScalarFunction(call) if call.name() == "user_kind" => Some(&KINDS),
+        _ => None,
+    }
+}
+
+/// The least that a group of rows is told to have: it has one row, and what is counted of it is not below zero.
+fn least(thing: &Expr) -> Option<&'static ScalarValue> {
+    static NONE: ScalarValue = ScalarValue::Int64(Some(0));
+    static ONE: ScalarValue = ScalarValue::Int64(Some(1));
+    match thing {
+        Expr::Column(column) if ["count(*)", "count(Int64(1))"].contains(&column.name()) => Some(&ONE),
+        Expr::Column(column) if column.name().starts_with("count(") => Some(&NONE),
         _ => None,
     }
 }

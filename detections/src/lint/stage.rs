@@ -50,7 +50,7 @@ type Way<'a> = Vec<(&'a Expr, bool)>;
 fn opposed(way: &Way) -> bool {
     let against = |(condition, holds): &(&Expr, bool)| way.iter().any(|(c, h)| c == condition && h != holds);
     let holding: Vec<&Expr> = way.iter().filter(|(_, holds)| *holds).map(|(condition, _)| *condition).collect();
-    way.iter().any(against) || contradictory(&holding)
+    way.iter().any(against) || contradictory(&holding, false)
 }
 
 /// The ways in which a condition is true of a row of this stage, or is not; `None` if they are too many.
