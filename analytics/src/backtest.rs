@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use datafusion::error::DataFusionError;
 use vedette_detections::{Lists, Rule, RuleKind, Schedule};
 
-use crate::engine::{Apart, Engine, Finding, HistoryError, Options, RULE_FAILED, history, reach, report};
+use crate::engine::{Engine, Finding, HistoryError, Options, RULE_FAILED, history, reach, report};
 use crate::store::Store;
 
 /// A stretch of event time is read at once: so much of it in microseconds, an hour.
@@ -84,7 +84,7 @@ async fn stretches(
         let until = (at + STRETCH).min(to);
         let context = history::session(store, lists, at, until).await?;
         let mut found = Vec::new();
-        engine.read(&context, 0, until, &Apart::default(), &mut found).await?;
+        engine.read(&context, 0, until, &mut found).await?;
         found.extend(engine.pass(until, until).await);
         if let Some(failure) = found.iter().find(|finding| finding.rule_id == RULE_FAILED) {
             let reason = failure.details["reason"].as_str().unwrap_or(&failure.summary);

@@ -15,6 +15,7 @@ use datafusion::functions_aggregate::expr_fn::max;
 use datafusion::prelude::{DataFrame, Expr, SessionContext, col, ident, lit};
 use datafusion::scalar::ScalarValue;
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use vedette_detections::sql::session_with_lists;
 use vedette_detections::{Lists, RuleKind, Span};
 use vedette_schemas::{EventId, Table};
@@ -51,11 +52,8 @@ pub(crate) struct Opened(Vec<(Table, Arc<dyn TableProvider>)>);
 
 impl Opened {
     pub async fn now(store: &Arc<dyn Store>) -> Result<Self> {
-        let mut tables = Vec::new();
-        for table in Table::ALL {
-            tables.push((table, store.provider(table).await?));
-        }
-        Ok(Self(tables))
+        let open = |table: Table| async move { Ok::<_, StoreError>((table, store.provider(table).await?)) };
+        Ok(Self(try_join_all(Table::ALL.map(open)).await?))
     }
 
     pub fn table(&self, table: Table) -> Option<&Arc<dyn TableProvider>> {
@@ -71,6 +69,21 @@ impl Opened {
             context.register_table(table.name(), rows.into_view())?;
         }
         Ok(context)
+    }
+}
+
+/// What a store holds at one time.
+pub struct Stored {
+    opened: Opened,
+    /// Of each cluster that has sent events lately the newest event's time, and the last receipt, in microseconds since 1970.
+    newest: BTreeMap<String, (i64, i64)>,
+}
+
+impl Stored {
+    pub async fn now(store: &Arc<dyn Store>, lists: &Arc<Lists>, now: i64) -> Result<Self> {
+        let opened = Opened::now(store).await?;
+        let newest = newest(&opened, lists, now).await?;
+        Ok(Self { opened, newest })
     }
 }
 
@@ -136,6 +149,9 @@ pub(super) fn ids(
     Ok(vec![filter_record_batch(&batch.project(&[column])?, passed)?])
 }
 
+/// The store is asked for so many findings by their ids; for more, for all of the time.
+const NAMED: usize = 1_000;
+
 /// How long a cluster may have been silent and still be known, in microseconds.
 const KNOWN: i64 = 2 * DAY;
 
@@ -144,33 +160,41 @@ const DAY: i64 = 86_400_000_000;
 impl Engine {
     /// Learns from the store what the rules would know had they run all along up to its newest rows. Returns what they find on
     /// the way, most or all of which was found before. Reads each table once for all rules, as far back as any looks; what a
-    /// rule of new terms remembers by day, and what a rule needs in order, is a query of its own.
+    /// rule of new terms remembers by day is a query of its own.
     pub async fn learn(&mut self, store: &Arc<dyn Store>, now: i64) -> Result<Vec<Finding>> {
-        self.learn_apart(store, now, &Apart::default()).await
-    }
-
-    /// The same, of all events but those that are evaluated besides.
-    pub async fn learn_apart(&mut self, store: &Arc<dyn Store>, now: i64, apart: &Apart) -> Result<Vec<Finding>> {
-        self.batches += 1;
-        if self.options.part == Part::Filters || !self.rules.iter().any(|live| plan::reach(&live.rule).is_some()) {
+        if !self.looks_back() {
+            self.batches += 1;
             return Ok(Vec::new());
         }
-        let opened = Opened::now(store).await?;
-        let newest = newest(&opened, &self.options.lists, now).await?;
+        let stored = Stored::now(store, &self.options.lists, now).await?;
+        self.learn_apart(store, stored, now, &Apart::default()).await
+    }
+
+    /// Whether any rule keeps anything here.
+    pub fn looks_back(&self) -> bool {
+        self.options.part != Part::Filters && self.rules.iter().any(|live| plan::reach(&live.rule).is_some())
+    }
+
+    /// The same, of what the store held, and of all events but those that are evaluated besides.
+    pub async fn learn_apart(
+        &mut self,
+        store: &Arc<dyn Store>,
+        Stored { opened, newest }: Stored,
+        now: i64,
+        apart: &Apart,
+    ) -> Result<Vec<Finding>> {
+        self.batches += 1;
         let Some(base) = newest.iter().map(|(_, (time, _))| *time).min() else { return Ok(Vec::new()) };
         let base = base.saturating_sub(self.options.lateness);
-        let mut findings = Vec::new();
+        let mut rows = self.read_tables(&opened, base, apart)?;
         for rule in 0..self.rules.len() {
             let Some(reach) = plan::reach(&self.rules[rule].rule) else { continue };
-            let from = base.saturating_sub(reach);
-            self.remember_terms(&opened, rule, from).await?;
-            if self.rules[rule].rule.kind == RuleKind::Absence {
-                let context = opened.session(&self.options.lists, from, i64::MAX)?;
-                self.read(&context, rule, now, apart, &mut findings).await?;
-            }
+            self.remember_terms(&opened, rule, base.saturating_sub(reach)).await?;
         }
-        // After what new terms remember by day: rows that it knows need not wait.
-        findings.extend(self.read_tables(&opened, base, now, apart).await?);
+        let mut findings = Vec::new();
+        while let Some(read) = rows.recv().await {
+            self.learn_from(read?, now, &mut findings).await;
+        }
         for (cluster, (time, received)) in newest {
             self.clock.reach(&cluster, time.min(received), received);
         }
@@ -189,8 +213,12 @@ impl Engine {
     /// Takes open findings for those that the store has, where it has them: since a time of receipt, in microseconds since 1970.
     /// They say what they said when they were told first, and what is told of them again replaces what is stored.
     pub async fn adopt(&mut self, store: &Arc<dyn Store>, since: i64) -> Result<()> {
-        let context = session(store, &self.options.lists, i64::MIN, i64::MAX).await?;
-        let alerts = context.table(Table::Alerts.name()).await?.filter(col("received_at").gt_eq(time(since)))?;
+        let ids: Vec<Expr> = self.open.ids().take(NAMED + 1).map(|id| lit(id.to_string())).collect();
+        let mut alerts = self.context.read_table(store.provider(Table::Alerts).await?)?;
+        alerts = alerts.filter(col("received_at").gt_eq(time(since)))?;
+        if ids.len() <= NAMED {
+            alerts = alerts.filter(col("alert_id").in_list(ids, false))?;
+        }
         let mut columns = vec!["alert_id"];
         columns.extend(Told::COLUMNS);
         let mut rows = alerts.select_columns(&columns)?.execute_stream().await?;
@@ -212,16 +240,14 @@ impl Engine {
         context: &SessionContext,
         rule: usize,
         now: i64,
-        apart: &Apart,
         findings: &mut Vec<Finding>,
     ) -> Result<()> {
         for (number, frame) in plan::over(context, &self.rules[rule].rule).await?.into_iter().enumerate() {
             let taps = self.rooms.values().flat_map(|room| &room.taps);
             let tap = taps.into_iter().find(|tap| tap.rule == rule && tap.number == number);
             let Some(schema) = tap.map(|tap| tap.input.schema()) else { continue };
-            // A store gives rows in any order; what answers what depends on it.
+            // A store gives rows in any order; what a finding says first depends on it.
             let frame = match self.rules[rule].rule.kind {
-                RuleKind::Absence => frame.sort(vec![col("event_time").sort(true, false)])?,
                 RuleKind::Match if self.rules[rule].subject.is_some() => as_received(frame).await?,
                 _ => frame,
             };
@@ -231,10 +257,6 @@ impl Engine {
                 let columns = columns.map(|(column, field)| Ok(cast(column, field.data_type())?));
                 let columns = columns.collect::<std::result::Result<_, DataFusionError>>()?;
                 let batch = RecordBatch::try_new(schema.clone(), columns).map_err(DataFusionError::from)?;
-                let batch = apart.without(batch).map_err(DataFusionError::from)?;
-                if self.options.part == Part::Groups {
-                    self.note_learned(rule, number, &batch);
-                }
                 let live = &mut self.rules[rule];
                 if let Err(error) = live.take(number, Ok(vec![batch]), now, &mut self.open, findings) {
                     findings.push(live.fail(&error, now));
@@ -243,15 +265,6 @@ impl Engine {
             }
         }
         Ok(())
-    }
-
-    /// Events come from other processes as well as from the store. Which of them a rule's input has from the store depends on
-    /// when it was read.
-    fn note_learned(&mut self, rule: usize, number: usize, batch: &RecordBatch) {
-        let mut taps = self.rooms.values_mut().flat_map(|room| &mut room.taps);
-        if let Some(tap) = taps.find(|tap| tap.rule == rule && tap.number == number) {
-            tap.learned.extend(event_ids(batch).flatten());
-        }
     }
 
     /// For a rule of new terms: what was seen on each day that it remembers, up to a time.

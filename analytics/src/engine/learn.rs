@@ -12,15 +12,17 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::prelude::{SessionContext, col, ident};
+use datafusion::prelude::{DataFrame, SessionContext, col, ident};
 use futures::TryStreamExt;
-use vedette_detections::{Rule, RuleKind};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::spawn_blocking;
+use vedette_detections::Rule;
 use vedette_schemas::Table;
 
-use super::history::{Apart, HistoryError, Opened, event_ids, time};
+use super::history::{Apart, Opened, event_ids, time};
 use super::input::Input;
 use super::{Engine, Finding, Part, Tap, plan};
 
@@ -34,10 +36,9 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// Of an input, with the filters of its scan; `None` if its rule keeps nothing, or needs its rows in the order of time,
-    /// which only a query gives.
+    /// Of an input, with the filters of its scan; `None` if its rule keeps nothing.
     pub fn new(rule: &Rule, input: &Input, filters: &[Expr]) -> Option<Self> {
-        let reach = plan::reach(rule).filter(|_| rule.kind != RuleKind::Absence)?;
+        let reach = plan::reach(rule)?;
         let schema = input.table.schema();
         let always = ["event_id", "event_time"].iter().filter_map(|name| schema.index_of(name).ok());
         let asked = filters.iter().flat_map(Expr::column_refs).filter_map(|column| schema.index_of(column.name()).ok());
@@ -46,50 +47,49 @@ impl Learning {
     }
 }
 
+/// Rows of a table, for the inputs that look so far back.
+pub struct Read {
+    table: Table,
+    reach: i64,
+    batch: RecordBatch,
+}
+
+/// Batches that are read ahead.
+const AHEAD: usize = 4;
+
 impl Engine {
-    /// Reads what the rules look back on from `base`, in microseconds since 1970, each as far as it looks: all but what needs
-    /// an order. Returns what they find on the way.
-    pub(super) async fn read_tables(
-        &mut self,
+    /// Begins to read what the rules look back on from `base`, in microseconds since 1970, each as far as it looks: every table
+    /// beside the others and beside whoever evaluates what comes.
+    pub(super) fn read_tables(
+        &self,
         opened: &Opened,
         base: i64,
-        now: i64,
         apart: &Apart,
-    ) -> Result<Vec<Finding>, HistoryError> {
-        let mut findings = Vec::new();
-        let tables: Vec<Table> = self.rooms.keys().copied().collect();
-        for table in tables {
-            let Some(provider) = opened.table(table) else { continue };
-            let inputs = || self.rooms[&table].taps.iter().filter_map(|tap| tap.learning.as_ref());
+    ) -> Result<Receiver<Result<Read, DataFusionError>>, DataFusionError> {
+        let (sender, rows) = channel(AHEAD);
+        for (table, room) in &self.rooms {
+            let Some(provider) = opened.table(*table) else { continue };
+            let inputs = || room.taps.iter().filter_map(|tap| tap.learning.as_ref());
             let reaches: BTreeSet<i64> = inputs().map(|input| input.reach).collect();
-            let stretches: Vec<Stretch> = stretches(base, &reaches).collect();
-            for stretch in stretches {
-                let inputs = self.rooms[&table].taps.iter().filter_map(|tap| tap.learning.as_ref());
-                let inputs: Vec<&Learning> = inputs.filter(|input| input.reach >= stretch.reach).collect();
+            let mut scans = Vec::new();
+            for stretch in stretches(base, &reaches) {
+                let inputs: Vec<&Learning> = inputs().filter(|input| input.reach >= stretch.reach).collect();
                 let columns: BTreeSet<usize> = inputs.iter().flat_map(|input| &input.columns).copied().collect();
-                let mut rows = scan(&self.context, table, provider, &inputs, &columns, &stretch).await?;
-                while let Some(batch) = rows.try_next().await? {
-                    let batch = conform(&batch, &table.schema(), &columns).map_err(DataFusionError::from)?;
-                    let batch = apart.without(batch).map_err(DataFusionError::from)?;
-                    self.learn_from(table, &batch, stretch.reach, now, &mut findings).await;
-                }
+                let rows = scan(&self.context, *table, provider, &inputs, &columns, &stretch)?;
+                scans.push(Scan { table: *table, reach: stretch.reach, columns, rows, apart: apart.clone() });
             }
+            let (sender, runtime) = (sender.clone(), Handle::current());
+            // Decoding computes for as long as it takes, which the runtime's own threads are not for.
+            spawn_blocking(move || runtime.block_on(read(scans, &sender)));
         }
-        Ok(findings)
+        Ok(rows)
     }
 
     /// Gives rows to the inputs that look so far back.
-    async fn learn_from(
-        &mut self,
-        table: Table,
-        batch: &RecordBatch,
-        reach: i64,
-        now: i64,
-        findings: &mut Vec<Finding>,
-    ) {
-        let Some(room) = self.rooms.get_mut(&table) else { return };
-        let takes = |tap: &Tap| tap.learning.as_ref().is_some_and(|input| input.reach >= reach);
-        for (tap, outcome) in room.outcomes(&self.rules, &self.context, batch, takes).await {
+    pub(super) async fn learn_from(&mut self, read: Read, now: i64, findings: &mut Vec<Finding>) {
+        let Some(room) = self.rooms.get_mut(&read.table) else { return };
+        let takes = |tap: &Tap| tap.learning.as_ref().is_some_and(|input| input.reach >= read.reach);
+        for (tap, outcome) in room.outcomes(&self.rules, &self.context, &read.batch, takes).await {
             let tap = &mut room.taps[tap];
             // Events come from other processes as well as from the store. Which of them a rule's input has from the store
             // depends on when it was read.
@@ -101,6 +101,40 @@ impl Engine {
                 findings.push(live.fail(&error, now));
             }
         }
+    }
+}
+
+/// Reads one scan after the other, until there is no more or nobody listens.
+async fn read(scans: Vec<Scan>, sender: &Sender<Result<Read, DataFusionError>>) {
+    for scan in scans {
+        if let Err(error) = scan.read(sender).await {
+            let _ = sender.send(Err(error)).await;
+            return;
+        }
+    }
+}
+
+/// A stretch of a table, about to be read.
+struct Scan {
+    table: Table,
+    reach: i64,
+    columns: BTreeSet<usize>,
+    rows: DataFrame,
+    apart: Apart,
+}
+
+impl Scan {
+    async fn read(self, sender: &Sender<Result<Read, DataFusionError>>) -> Result<(), DataFusionError> {
+        let Self { table, reach, columns, rows, apart } = self;
+        let schema = table.schema();
+        let mut rows = rows.execute_stream().await?;
+        while let Some(batch) = rows.try_next().await? {
+            let batch = apart.without(conform(&batch, &schema, &columns)?)?;
+            if sender.send(Ok(Read { table, reach, batch })).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -122,14 +156,14 @@ fn stretches(base: i64, reaches: &BTreeSet<i64>) -> impl Iterator<Item = Stretch
 }
 
 /// A table's rows of a stretch that any of these inputs may want, with these columns.
-async fn scan(
+fn scan(
     context: &SessionContext,
     table: Table,
     provider: &Arc<dyn TableProvider>,
     inputs: &[&Learning],
     columns: &BTreeSet<usize>,
     stretch: &Stretch,
-) -> Result<SendableRecordBatchStream, DataFusionError> {
+) -> Result<DataFrame, DataFusionError> {
     let schema = table.schema();
     let filters: Vec<&[Expr]> = inputs.iter().map(|input| input.filters.as_slice()).collect();
     let mut frame = context.read_table(provider.clone())?.filter(col("event_time").gt_eq(time(stretch.from)))?;
@@ -140,7 +174,7 @@ async fn scan(
         frame = frame.filter(wanted)?;
     }
     let names = columns.iter().map(|column| ident(schema.field(*column).name()));
-    frame.select(names.collect::<Vec<_>>())?.execute_stream().await
+    frame.select(names.collect::<Vec<_>>())
 }
 
 /// What a store can leave out of a scan for some inputs: one condition that every row meets which any of them wants. It is made

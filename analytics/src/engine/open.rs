@@ -93,6 +93,10 @@ impl Open {
         self.findings.contains_key(&id)
     }
 
+    pub fn ids(&self) -> impl Iterator<Item = EventId> {
+        self.findings.keys().copied()
+    }
+
     /// An open finding that was told before stays as it was told, but for what repeats raise.
     pub fn adopt(&mut self, id: EventId, told: Told) {
         let Some(one) = self.findings.get_mut(&id) else { return };

@@ -7,6 +7,8 @@ use std::time::Duration;
 use arrow::compute::concat_batches;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
+use futures::TryFutureExt;
+use futures::future::try_join;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -15,7 +17,7 @@ use vedette_detections::{Rule, Ruleset};
 use vedette_schemas::{EventId, Table};
 
 use super::{PipelineError, recent_ids};
-use crate::engine::{Apart, Engine, Finding, Options, Part, Tables, reach};
+use crate::engine::{Apart, Engine, Finding, Options, Part, Stored, Tables, reach};
 use crate::store::Store;
 
 /// Where new rules come from: the newest set, or why there is none that can be used.
@@ -99,21 +101,12 @@ async fn build(
     mut feed: UnboundedReceiver<Tables>,
 ) -> Result<Ready, String> {
     let options = Options { lists: set.lists.clone(), ..options };
-    let mut filters = None;
-    if options.part == Part::Groups {
-        let options = Options { part: Part::Filters, ..options.clone() };
-        filters = Some(Engine::with(set.rules.clone(), options).await.map_err(|error| error.to_string())?);
-    }
-    let mut engine = Engine::with(set.rules.clone(), options.clone()).await.map_err(|error| error.to_string())?;
     let ids = changed.iter().map(|rule| rule.id.clone()).collect();
     let keeping = changed.into_iter().filter(|rule| reach(rule).is_some()).collect();
-    let mut learned = Engine::with(keeping, options).await.map_err(|error| error.to_string())?;
-    if !learned.is_empty() {
-        tokio::time::sleep(wait).await;
-    }
-    let now = chrono::Utc::now().timestamp_micros();
-    let found = learned.learn_apart(&store, now, &apart).await;
-    let mut findings = found.map_err(|error| format!("the store does not say what rules look back on: {error}"))?;
+    let planning = beside(all(set.rules.clone(), options.clone()));
+    let learning = learn(keeping, options, &store, &apart, wait);
+    let ((engine, filters), (mut learned, mut findings)) = try_join(planning, learning).await?;
+    let (mut engine, now) = (engine, chrono::Utc::now().timestamp_micros());
     let mut known = Vec::new();
     if let Some(oldest) = learned.open_since() {
         known = recent_ids(store.as_ref(), Table::Alerts, oldest, known_alerts).await;
@@ -134,6 +127,53 @@ async fn build(
         }
     }
     Ok(Ready { filters, engine, learned, changed: ids, feed, findings, known })
+}
+
+/// Plans all rules: as they take over, and, where rules that look back run beside the others, what takes the place of the others'
+/// engine.
+async fn all(rules: Vec<Rule>, options: Options) -> Result<(Engine, Option<Engine>), String> {
+    let filters = match options.part {
+        Part::Groups => Some(planned(rules.clone(), Options { part: Part::Filters, ..options.clone() }).await?),
+        Part::All | Part::Filters => None,
+    };
+    let engine = planned(rules, options).await?;
+    Ok((engine, filters))
+}
+
+/// Plans the rules that keep rows and teaches them what the store holds. Returns with them what they found.
+async fn learn(
+    rules: Vec<Rule>,
+    options: Options,
+    store: &Arc<dyn Store>,
+    apart: &Apart,
+    wait: Duration,
+) -> Result<(Engine, Vec<Finding>), String> {
+    if rules.is_empty() {
+        return Ok((planned(rules, options).await?, Vec::new()));
+    }
+    tokio::time::sleep(wait).await;
+    let now = chrono::Utc::now().timestamp_micros();
+    let untold = |error| format!("the store does not say what rules look back on: {error}");
+    let stored = Stored::now(store, &options.lists, now).map_err(untold);
+    let (mut learned, stored) = try_join(beside(planned(rules, options.clone())), stored).await?;
+    let mut findings = Vec::new();
+    if learned.looks_back() {
+        findings = learned.learn_apart(store, stored, now, apart).await.map_err(untold)?;
+    }
+    Ok((learned, findings))
+}
+
+async fn planned(rules: Vec<Rule>, options: Options) -> Result<Engine, String> {
+    Engine::with(rules, options).await.map_err(|error| error.to_string())
+}
+
+/// Runs what computes for long beside all else, on a thread that is not the runtime's own.
+async fn beside<T: Send + 'static>(
+    work: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> Result<T, String> {
+    let runtime = Handle::current();
+    let task = tokio::task::spawn_blocking(move || runtime.block_on(work));
+    task.await.unwrap_or_else(|panic| Err(format!("planning stopped: {panic}")))
 }
 
 /// About so many rows that were fed are evaluated at once.

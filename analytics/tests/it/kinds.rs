@@ -305,3 +305,92 @@ async fn what_is_learned_is_as_good_as_what_was_seen() {
         assert_eq!(told[0], told[1], "after {third} thirds");
     }
 }
+
+/// Two people read secrets for a quarter of an hour, now these and now those, and are refused now and then.
+fn busy() -> Vec<CaseEvent> {
+    let mut random = Random(3);
+    let event = |number: usize| {
+        let (second, user) = (number / 4, ["anna", "ben"][number % 2]);
+        let name = random.below(if (second / 300).is_multiple_of(2) { 5 } else { 60 });
+        let code = if random.below(100) < (second as u64 / 10) % 100 { 403 } else { 200 };
+        let set = serde_json::json!({
+            "user": {"username": user}, "objectRef": {"name": format!("s{name}")}, "responseStatus": {"code": code},
+            "auditID": format!("{number}"),
+        });
+        TestEvent {
+            base: "secret_get".into(),
+            source: "audit".into(),
+            at: Some(Span::from_seconds(second as u32)),
+            times: None,
+            every: None,
+            set: set.as_object().unwrap().clone(),
+        }
+    };
+    let events = (0..4 * 900).map(event).collect();
+    case_events(&RuleTest { name: String::new(), events, until: None, expect: Vec::new() }, &reads()).unwrap()
+}
+
+/// How often a person's reads of the five minutes up to one of them were more than so many, of so many things, and more of them
+/// refused than this share: by person and stretch of five minutes, as the events themselves say.
+fn often(events: &[CaseEvent], (least, things, share): (usize, usize, f64)) -> BTreeMap<(String, i64), i64> {
+    let decoded: Vec<(String, i64, String, f64)> = events
+        .iter()
+        .map(|event| {
+            let json: serde_json::Value = serde_json::from_slice(&event.bytes).unwrap();
+            let text = |path: &str| json.pointer(path).unwrap().as_str().unwrap().to_owned();
+            let refused = json.pointer("/responseStatus/code").unwrap() == 403;
+            (text("/user/username"), event.at.unwrap(), text("/objectRef/name"), f64::from(u8::from(refused)))
+        })
+        .collect();
+    let mut often = BTreeMap::new();
+    for (user, time, ..) in &decoded {
+        let within =
+            |row: &&(String, i64, String, f64)| (time - 300_000_000..=*time).contains(&row.1) && row.0 == *user;
+        let rows: Vec<_> = decoded.iter().filter(within).collect();
+        let names: BTreeSet<&str> = rows.iter().map(|row| row.2.as_str()).collect();
+        let refused = rows.iter().map(|row| row.3).sum::<f64>() / rows.len() as f64;
+        if rows.len() >= least && names.len() >= things && refused > share {
+            *often.entry((user.clone(), time.div_euclid(300_000_000))).or_default() += 1;
+        }
+    }
+    often
+}
+
+#[tokio::test]
+async fn the_aggregates_of_many_rows_stand_as_if_begun_anew() {
+    let events = busy();
+    let rule = |having: &str| Rule {
+        kind: RuleKind::Window,
+        window: Some(Span::from_seconds(300)),
+        ..crate::engine::rule(
+            "often",
+            &format!(
+                "SELECT cluster, user_name, count(*) AS n FROM audit WHERE verb = 'get' GROUP BY cluster, user_name \
+                 HAVING {having}"
+            ),
+        )
+    };
+    let share = "avg(CASE WHEN response_code = 403 THEN 1.0 ELSE 0.0 END) > 0.4";
+    let things = "count(DISTINCT name) >= 58";
+    for (having, bounds) in [
+        // Told at once, and when the watermark has passed.
+        (format!("count(*) >= 500 AND {things}"), (500, 58, -1.0)),
+        (format!("count(*) >= 290 AND {things} AND {share}"), (290, 58, 0.4)),
+    ] {
+        let expected = often(&events, bounds);
+        // Of each stretch's 600 reads some are.
+        assert!(expected.len() > 3 && expected.values().all(|count| *count < 600), "{expected:?}");
+        for batches in [jumbled(&events, 1), events.chunks(700).map(<[CaseEvent]>::to_vec).collect()] {
+            let told = found(vec![rule(&having)], &batches).await;
+            let counts = counted(&told);
+            let told: BTreeMap<(String, i64), i64> = told
+                .iter()
+                .map(|finding| {
+                    let stretch = finding.event_time.div_euclid(300_000_000);
+                    ((finding.user_name.clone().unwrap(), stretch), counts[&finding.alert_id])
+                })
+                .collect();
+            assert_eq!(told, expected, "{having}");
+        }
+    }
+}

@@ -1,7 +1,6 @@
 //! What should have come and did not: rows that wait for an answer until their time is up.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, TimestampMicrosecondArray, UInt32Array};
@@ -10,12 +9,14 @@ use arrow::datatypes::{DataType, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 
-use super::kept::{ByHash, keys, named, texts, times};
+use super::kept::{ByHash, keys, named, text, texts, times};
 use super::{Clock, Hits, event_id};
 
 /// A row that waits.
 struct Waiting {
     cluster: Arc<str>,
+    /// The first of the rows that it ends, each of which is answered by the next; its own time if there are none.
+    since: i64,
     /// It alone.
     row: RecordBatch,
 }
@@ -26,6 +27,35 @@ struct Subject {
     /// By time and event.
     waiting: BTreeMap<(i64, u128), Waiting>,
     answers: Vec<i64>,
+}
+
+impl Subject {
+    /// Lets a row wait that ends others since a time. Where rows answer each other, within so many microseconds, it and what waits
+    /// become one if they are so near, in whatever order they come: the last goes on waiting.
+    fn wait(
+        &mut self,
+        time: (i64, u128),
+        mut since: i64,
+        span: Option<i64>,
+        waiting: impl FnOnce() -> Result<Waiting>,
+    ) -> Result<()> {
+        let mut last = None;
+        if let Some(span) = span {
+            let near = (since.saturating_sub(span), 0)..;
+            let reach = time.0.saturating_add(span);
+            let near = self.waiting.range(near).take_while(|(_, other)| other.since <= reach).map(|(time, _)| *time);
+            for other in near.collect::<Vec<_>>() {
+                last = self.waiting.remove(&other).map(|waiting| (other, waiting));
+                since = since.min(last.as_ref().map_or(since, |(_, other)| other.since));
+            }
+        }
+        let (time, waiting) = match last {
+            Some((other, waiting)) if other > time => (other, waiting),
+            _ => (time, waiting()?),
+        };
+        self.waiting.insert(time, Waiting { since, ..waiting });
+        Ok(())
+    }
 }
 
 pub struct Absence {
@@ -54,46 +84,42 @@ impl Absence {
             }
             return Ok(());
         }
-        let mut left: Vec<usize> = (0..count).filter(|row| usable[*row]).collect();
-        if self.own {
-            left = self.answer(left, &keys, &times);
-        }
-        let rows = &take_record_batch(rows, &UInt32Array::from_iter_values(left.iter().map(|row| *row as u32)))?;
-        let (keys, times): (Vec<u64>, Vec<i64>) = left.iter().map(|row| (keys[*row], times[*row])).unzip();
         let (ids, clusters) = (texts(rows, "event_id")?, texts(rows, "cluster")?);
-        for row in 0..rows.num_rows() {
+        let id = |row: usize| event_id(text(&ids, row)).map_or(0, |id| id.0);
+        let usable = (0..count).filter(|row| usable[*row]).collect();
+        for (since, row) in self.unanswered(usable, &keys, &times, id) {
             let subject = self.subjects.entry(keys[row]).or_default();
-            let time = (times[row], event_id(ids[row].as_deref()).map_or(0, |id| id.0));
-            let after = (Bound::Excluded(time), Bound::Included((time.0.saturating_add(self.span), u128::MAX)));
-            if self.own && subject.waiting.range(after).next().is_some() {
-                continue;
-            }
-            let cluster = clusters[row].clone().unwrap_or_default();
-            let own = take_record_batch(rows, &UInt32Array::from(vec![row as u32]))?;
-            subject.waiting.insert(time, Waiting { cluster, row: own });
-            self.rows += 1;
+            let before = subject.waiting.len();
+            let waiting = || {
+                let own = take_record_batch(rows, &UInt32Array::from(vec![row as u32]))?;
+                Ok(Waiting { cluster: text(&clusters, row).unwrap_or_default().into(), since, row: own })
+            };
+            subject.wait((times[row], id(row)), since, self.own.then_some(self.span), waiting)?;
+            self.rows = self.rows + subject.waiting.len() - before;
         }
         Ok(())
     }
 
-    /// Lets rows answer those that wait, and each other. Returns the few that no other has answered.
-    fn answer(&mut self, mut rows: Vec<usize>, keys: &[u64], times: &[i64]) -> Vec<usize> {
-        rows.sort_by_key(|row| (keys[*row], times[*row]));
-        let span = self.span;
-        let mut left = Vec::new();
-        for same in rows.chunk_by(|one, other| keys[*one] == keys[*other]) {
-            if let Some(subject) = self.subjects.get_mut(&keys[same[0]]) {
-                let before = subject.waiting.len();
-                subject.waiting.retain(|(time, _), _| {
-                    let next = same.partition_point(|row| times[*row] <= *time);
-                    same.get(next).is_none_or(|row| times[*row] - time > span)
-                });
-                self.rows -= before - subject.waiting.len();
-            }
-            let last = |place: &usize| same.get(place + 1).is_none_or(|next| times[*next] - times[same[*place]] > span);
-            left.extend((0..same.len()).filter(last).map(|place| same[place]));
+    /// The rows that no other of them answers, each with the time of the first of those that it ends.
+    fn unanswered(
+        &self,
+        mut rows: Vec<usize>,
+        keys: &[u64],
+        times: &[i64],
+        id: impl Fn(usize) -> u128,
+    ) -> Vec<(i64, usize)> {
+        if !self.own {
+            return rows.into_iter().map(|row| (times[row], row)).collect();
         }
-        left
+        rows.sort_by_key(|row| (keys[*row], times[*row]));
+        let answers = |one: &usize, next: &usize| keys[*one] == keys[*next] && times[*next] - times[*one] <= self.span;
+        let chains = rows.chunk_by(answers).filter_map(|chain| {
+            let last = times[*chain.last()?];
+            // Of several at one time it is the same in any order.
+            let peers = chain.iter().rev().take_while(|row| times[**row] == last);
+            Some((times[*chain.first()?], *peers.max_by_key(|row| id(**row))?))
+        });
+        chains.collect()
     }
 
     pub fn advance(&mut self, clock: &Clock) -> Result<Vec<Hits>> {
@@ -168,4 +194,48 @@ fn at(row: &RecordBatch, time: i64) -> Result<RecordBatch> {
         columns.push(since);
     }
     Ok(RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::StringArray;
+
+    use super::*;
+
+    fn rows(times: &[i64]) -> RecordBatch {
+        let texts = |text: &dyn Fn(i64) -> String| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(times.iter().map(|time| text(*time))))
+        };
+        let time = TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC");
+        let columns: [(&str, ArrayRef); 3] = [
+            ("cluster", texts(&|_| "c".into())),
+            ("event_id", texts(&|time| format!("{:032x}", time + 1))),
+            ("event_time", Arc::new(time)),
+        ];
+        RecordBatch::try_from_iter(columns).unwrap()
+    }
+
+    /// When it is certain that nothing came after rows at these times, each of which comes alone.
+    fn silent(times: &[i64]) -> Vec<i64> {
+        let mut absence = Absence::new(vec!["cluster".into()], 10, true);
+        for time in times {
+            absence.push(0, &rows(&[*time])).unwrap();
+        }
+        let mut clock = Clock::new(0);
+        clock.pass(1_000);
+        let hits = absence.advance(&clock).unwrap();
+        assert_eq!((absence.rows, absence.subjects.len()), (0, 0));
+        hits.iter().flat_map(|hits| super::super::kept::times(&hits.rows, "event_time").unwrap()).collect()
+    }
+
+    #[test]
+    fn rows_answer_each_other_in_any_order() {
+        let expected = [50, 71, 110];
+        assert_eq!(silent(&[20, 30, 40, 61, 90, 100]), expected);
+        assert_eq!(silent(&[100, 90, 61, 40, 30, 20]), expected);
+        // One comes between two that are too far from each other.
+        assert_eq!(silent(&[20, 40, 100, 61, 30, 90]), expected);
+        // What the second answers has not been answered by the last, which is all that waits.
+        assert_eq!(silent(&[30, 40, 61, 90, 100, 20]), expected);
+    }
 }

@@ -1,6 +1,7 @@
 //! Aggregates as they stand at single rows, over the rows of the same subject up to a time back: what SQL calls a RANGE frame.
 //!
-//! DataFusion's accumulators slide from one asked row to the next; rows that are only looked back on cost no answer.
+//! DataFusion's accumulators slide from one asked row to the next; rows that are only looked back on cost no answer. Where a
+//! subject has many rows, they stay as they are and slide on when more is asked.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use arrow::array::{Array, ArrayRef, AsArray, UInt32Array};
 use arrow::compute::{filter, take, take_record_batch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
-use arrow::row::{RowConverter, SortField};
+use arrow::row::{OwnedRow, RowConverter, SortField};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue, plan_err};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::Accumulator;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_expr::PhysicalExpr;
@@ -73,38 +75,146 @@ impl Frames {
     }
 
     /// Of some rows the asked ones, by subject and time, with the aggregates as they stand at each. `times` are the rows', in
-    /// microseconds since 1970.
-    pub fn over(&self, rows: &RecordBatch, times: &[i64], asked: &[bool]) -> Result<RecordBatch> {
+    /// microseconds since 1970. `runs` says whose the rows are, one run after the other. Returns with it where the aggregates of
+    /// hot subjects stand, by key.
+    pub fn over(
+        &self,
+        rows: &RecordBatch,
+        times: &[i64],
+        asked: &[bool],
+        runs: Vec<Run>,
+    ) -> Result<(RecordBatch, Vec<(u64, Slide)>)> {
         let subjects = self.subjects.convert_columns(&named(rows, &self.groups)?)?;
-        let mut order: Vec<usize> = (0..rows.num_rows()).collect();
-        order.sort_by_key(|row| (subjects.row(*row), times[*row]));
-        let mut frames = Vec::new();
+        let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
         let mut places = Vec::new();
+        let mut stretches = Vec::new();
         let mut begin = 0;
-        for subject in order.chunk_by(|one, other| subjects.row(*one) == subjects.row(*other)) {
-            let (mut from, mut to) = (0, 0);
-            for (place, row) in subject.iter().enumerate().filter(|(_, row)| asked[**row]) {
-                let time = times[*row];
-                while times[subject[from]] < time.saturating_sub(self.span) {
-                    from += 1;
-                }
-                to = to.max(place + 1);
-                while to < subject.len() && times[subject[to]] <= time {
-                    to += 1;
-                }
-                frames.push(begin + from..begin + to);
-                places.push((begin + place) as u32);
+        for Run { key, rows, mut slide } in runs {
+            let run = &mut order[begin..begin + rows];
+            run.sort_by_key(|row| times[*row as usize]);
+            let subject = |row: &u32| subjects.row(*row as usize);
+            // A key is a hash: two subjects may have the same.
+            let alone = run.windows(2).all(|rows| subject(&rows[0]) == subject(&rows[1]));
+            if !alone {
+                run.sort_by_key(subject);
             }
-            begin += subject.len();
+            for same in run.chunk_by(|one, other| alone || subject(one) == subject(other)) {
+                let subject = subject(&same[0]);
+                let slide = slide.take_if(|slide| slide.subject.row() == subject);
+                let own: Vec<i64> = same.iter().map(|row| times[*row as usize]).collect();
+                let asked: Vec<usize> = (0..same.len()).filter(|row| asked[same[*row] as usize]).collect();
+                places.extend(asked.iter().map(|place| (begin + place) as u32));
+                let mut stretch = Stretch::new(begin, &own, &asked, self.span, slide, self.functions.len());
+                stretch.stays = (alone && stretch.is_hot()).then(|| (key, subject.owned()));
+                stretches.push(stretch);
+                begin += same.len();
+            }
         }
-        let rows = take_record_batch(rows, &order.into_iter().map(|row| row as u32).collect::<UInt32Array>())?;
+        stretches.retain(|stretch| !stretch.frames.is_empty());
+        let rows = take_record_batch(rows, &UInt32Array::from(order))?;
         let places = UInt32Array::from(places);
         let mut columns: Vec<ArrayRef> =
             rows.columns().iter().map(|column| Ok(take(column, &places, None)?)).collect::<Result<_>>()?;
-        for function in &self.functions {
-            columns.push(function.over(&rows, &frames)?);
+        for (nth, function) in self.functions.iter().enumerate() {
+            columns.push(function.over(nth, &rows, &mut stretches)?);
         }
-        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
+        let slides = stretches.into_iter().filter_map(Stretch::slide).collect();
+        Ok((RecordBatch::try_new(self.schema.clone(), columns)?, slides))
+    }
+}
+
+/// Rows of one key that are given to `Frames::over`.
+pub struct Run {
+    pub key: u64,
+    /// How many: those that leave the slide, and those that are new to it; all, if there is none.
+    pub rows: usize,
+    pub slide: Option<Slide>,
+}
+
+/// Where a subject's aggregates stand: at the rows up to a time, over those within the span before it.
+pub struct Slide {
+    subject: OwnedRow,
+    accumulators: Vec<Box<dyn Accumulator>>,
+    /// How many rows are in them.
+    pub rows: usize,
+    /// The time as of which they stand, in microseconds since 1970; the newest row's.
+    pub time: i64,
+}
+
+impl Slide {
+    /// Bytes held, nearly.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.accumulators.iter().map(|accumulator| accumulator.size()).sum::<usize>()
+    }
+}
+
+/// So many rows make a subject hot: its aggregates are not begun anew each time.
+const HOT: usize = 256;
+
+/// A subject's rows, in a batch that has those of others, too. Rows that stay in the accumulators are not in the batch: they come
+/// between those that leave and those that are new, and count as rows.
+struct Stretch {
+    /// Where its rows begin in the batch.
+    begin: usize,
+    /// How many rows leave.
+    leaving: usize,
+    /// How many stay.
+    staying: usize,
+    /// The rows that each asked row looks back on. Both ends of a frame are at or after those of the one before.
+    frames: Vec<Range<usize>>,
+    /// Those that the accumulators stand at.
+    last: Range<usize>,
+    /// A place for each function's.
+    accumulators: Vec<Option<Box<dyn Accumulator>>>,
+    time: i64,
+    /// The key and subject for which the accumulators are kept.
+    stays: Option<(u64, OwnedRow)>,
+}
+
+impl Stretch {
+    /// Of rows at these times, of which these are asked, for so many functions.
+    fn new(begin: usize, times: &[i64], asked: &[usize], span: i64, slide: Option<Slide>, functions: usize) -> Self {
+        let (mut leaving, mut staying, mut last) = (0, 0, 0..0);
+        let mut accumulators = Vec::new();
+        if let Some(slide) = slide {
+            leaving = times.partition_point(|time| *time <= slide.time);
+            (staying, last) = (slide.rows.saturating_sub(leaving), 0..slide.rows);
+            accumulators.extend(slide.accumulators.into_iter().map(Some));
+        }
+        accumulators.resize_with(functions, || None);
+        let mut frames = Vec::with_capacity(asked.len());
+        let (mut from, mut to) = (0, leaving);
+        for place in asked {
+            let since = times[*place].saturating_sub(span);
+            // While some stay, none leaves that came after them.
+            while times[from] < since && (staying == 0 || from < leaving) {
+                from += 1;
+            }
+            to = to.max(place + 1);
+            while to < times.len() && times[to] <= times[*place] {
+                to += 1;
+            }
+            frames.push(from..to + staying);
+        }
+        let time = asked.last().map_or(i64::MIN, |place| times[*place]);
+        Self { begin, leaving, staying, frames, last, accumulators, time, stays: None }
+    }
+
+    fn is_hot(&self) -> bool {
+        self.frames.last().is_some_and(|frame| frame.len() >= HOT)
+    }
+
+    /// Where rows are in the batch. They are none of those that stay.
+    fn within(&self, rows: Range<usize>) -> Range<usize> {
+        let staying = if rows.start >= self.leaving { self.staying } else { 0 };
+        self.begin + rows.start - staying..self.begin + rows.end - staying
+    }
+
+    fn slide(self) -> Option<(u64, Slide)> {
+        let rows = self.frames.last()?.len();
+        let (key, subject) = self.stays?;
+        let accumulators = self.accumulators.into_iter().collect::<Option<_>>()?;
+        Some((key, Slide { subject, accumulators, rows, time: self.time }))
     }
 }
 
@@ -127,8 +237,8 @@ impl Function {
         self.aggregate.field().as_ref().clone().with_name(format!("__w{nth}"))
     }
 
-    /// The aggregate over each of these frames. Both ends of a frame are at or after those of the one before.
-    fn over(&self, rows: &RecordBatch, frames: &[Range<usize>]) -> Result<ArrayRef> {
+    /// The aggregate over each frame of each stretch, from where its accumulators stand.
+    fn over(&self, nth: usize, rows: &RecordBatch, stretches: &mut [Stretch]) -> Result<ArrayRef> {
         let count = rows.num_rows();
         let values = self.aggregate.expressions();
         let values: Vec<ArrayRef> =
@@ -145,27 +255,33 @@ impl Function {
                 }
             }
         };
-        let mut accumulator = self.aggregate.create_sliding_accumulator()?;
-        let mut last = 0..0;
-        let mut results: Vec<ScalarValue> = Vec::with_capacity(frames.len());
-        for frame in frames {
-            if *frame == last {
-                let same = results.last().cloned();
-                results.extend(same);
-                continue;
+        let mut results: Vec<ScalarValue> = Vec::new();
+        for stretch in stretches {
+            let mut last = stretch.last.clone();
+            let mut accumulator = match stretch.accumulators[nth].take() {
+                Some(accumulator) => accumulator,
+                None => self.aggregate.create_sliding_accumulator()?,
+            };
+            for frame in &stretch.frames {
+                if *frame == last {
+                    let same = results.last().cloned();
+                    results.extend(same);
+                    continue;
+                }
+                if frame.start >= last.end {
+                    accumulator = self.aggregate.create_sliding_accumulator()?;
+                    last = frame.start..frame.start;
+                }
+                if frame.end > last.end {
+                    accumulator.update_batch(&some(stretch.within(last.end..frame.end))?)?;
+                }
+                if frame.start > last.start {
+                    accumulator.retract_batch(&some(stretch.within(last.start..frame.start))?)?;
+                }
+                last = frame.clone();
+                results.push(accumulator.evaluate()?);
             }
-            if frame.start >= last.end {
-                accumulator = self.aggregate.create_sliding_accumulator()?;
-                last = frame.start..frame.start;
-            }
-            if frame.end > last.end {
-                accumulator.update_batch(&some(last.end..frame.end)?)?;
-            }
-            if frame.start > last.start {
-                accumulator.retract_batch(&some(last.start..frame.start)?)?;
-            }
-            last = frame.clone();
-            results.push(accumulator.evaluate()?);
+            stretch.accumulators[nth] = Some(accumulator);
         }
         match results.is_empty() {
             true => Ok(arrow::array::new_empty_array(self.aggregate.field().data_type())),
@@ -235,7 +351,8 @@ mod tests {
         })
         .unwrap();
         let frames = Frames::new(&context, kept, wanted, vec!["__g0".into()], 10).unwrap();
-        let found = frames.over(&rows, &ROWS.map(|row| row.1), &asked).unwrap();
+        let run = Run { key: 0, rows: ROWS.len(), slide: None };
+        let (found, _) = frames.over(&rows, &ROWS.map(|row| row.1), &asked, vec![run]).unwrap();
         assert_eq!(found.schema(), frames.schema());
         let subjects = found.column(0).as_string::<i32>().iter().map(|text| text.unwrap().to_owned());
         let times = found.column(1).as_primitive::<arrow::datatypes::Int64Type>().values().iter().copied();

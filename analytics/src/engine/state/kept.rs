@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, StringViewArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
@@ -170,8 +169,12 @@ pub fn times(rows: &RecordBatch, name: &str) -> Result<Vec<i64>> {
 }
 
 /// A column's values as text.
-pub fn texts(rows: &RecordBatch, name: &str) -> Result<Vec<Option<Arc<str>>>> {
+pub fn texts(rows: &RecordBatch, name: &str) -> Result<StringViewArray> {
     let Some(column) = rows.column_by_name(name) else { return exec_err!("there is no column {name}") };
-    let column = cast(column, &DataType::Utf8View)?;
-    Ok(column.as_string_view().iter().map(|text| text.map(Into::into)).collect())
+    Ok(cast(column, &DataType::Utf8View)?.as_string_view().clone())
+}
+
+/// One of them; none if it is null.
+pub fn text(texts: &StringViewArray, row: usize) -> Option<&str> {
+    texts.is_valid(row).then(|| texts.value(row))
 }

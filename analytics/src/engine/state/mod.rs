@@ -80,7 +80,7 @@ impl State {
     /// Bytes held, nearly.
     pub fn bytes(&self) -> usize {
         match self {
-            State::Window(window) => window.kept.bytes(),
+            State::Window(window) => window.bytes(),
             State::Sequence(sequence) => sequence.bytes(),
             State::NewTerms(terms) => terms.bytes(),
             State::Absence(absence) => absence.bytes(),
@@ -91,7 +91,7 @@ impl State {
     /// there is nothing to let go.
     pub fn shed(&mut self) -> Option<i64> {
         match self {
-            State::Window(window) => window.kept.forget_oldest(),
+            State::Window(window) => window.shed(),
             State::Sequence(sequence) => sequence.shed(),
             State::NewTerms(terms) => terms.shed(),
             State::Absence(absence) => absence.shed(),

@@ -1,6 +1,6 @@
 //! What a subject has not had before: the days on which each subject and each of its combinations was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::UInt32Array;
@@ -8,7 +8,7 @@ use arrow::compute::{concat_batches, take_record_batch};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 
-use super::kept::{ByHash, keys, named, texts, times};
+use super::kept::{ByHash, keys, named, text, texts, times};
 use super::{Clock, Hits, event_id};
 
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -63,16 +63,19 @@ pub struct NewTerms {
     learning: i64,
     subjects: ByHash<Days>,
     terms: ByHash<Days>,
-    /// By time and event.
+    /// By time and event: of each combination and day the first row alone, which is all that can be news.
     waiting: BTreeMap<(i64, u128, u64), Waiting>,
+    /// The time and event of these rows, by combination, which is of one cluster, and day.
+    first: HashMap<(u64, i64), (i64, u128)>,
 }
 
 impl NewTerms {
     /// `history` and `learning` in days.
     pub fn new(group_by: Vec<String>, terms: &[String], history: i64, learning: i64) -> Self {
         let all = group_by.iter().chain(terms).cloned().collect();
-        let (subjects, terms, waiting) = Default::default();
-        Self { group_by, all, history: history.min(MOST_DAYS), learning, subjects, terms, waiting }
+        let (subjects, terms) = Default::default();
+        let (waiting, first) = Default::default();
+        Self { group_by, all, history: history.min(MOST_DAYS), learning, subjects, terms, waiting, first }
     }
 
     pub fn push(&mut self, rows: &RecordBatch) -> Result<()> {
@@ -88,10 +91,16 @@ impl NewTerms {
                 self.note(subjects[row], terms[row], day);
                 continue;
             }
+            let id = event_id(text(&ids, row)).map_or(0, |id| id.0);
+            let first = self.first.entry((terms[row], day)).or_insert((times[row], id));
+            if *first < (times[row], id) {
+                continue;
+            }
+            self.waiting.remove(&(first.0, first.1, terms[row]));
+            *first = (times[row], id);
             // Whether it is the first of its day is known once the watermark has passed it.
             let rows = shared.get_or_insert_with(|| Arc::new(rows.clone())).clone();
-            let id = event_id(ids[row].as_deref()).map_or(0, |id| id.0);
-            let cluster = clusters[row].clone().unwrap_or_default();
+            let cluster = text(&clusters, row).unwrap_or_default().into();
             let waiting = Waiting { cluster, subject: subjects[row], term: terms[row], rows, row: row as u32 };
             self.waiting.insert((times[row], id, terms[row]), waiting);
         }
@@ -124,6 +133,7 @@ impl NewTerms {
         for key in due {
             let Some(waiting) = self.waiting.remove(&key) else { continue };
             let day = key.0.div_euclid(DAY_MICROS);
+            self.first.remove(&(waiting.term, day));
             let seen = self.terms.get(&waiting.term).is_some_and(|days| days.any(day - self.history, day));
             let learned = self
                 .subjects
@@ -143,7 +153,7 @@ impl NewTerms {
 
     pub fn bytes(&self) -> usize {
         const ENTRY: usize = 8 + size_of::<Days>() + 1;
-        let waiting: usize = self.waiting.len() * (size_of::<Waiting>() + 256);
+        let waiting: usize = self.waiting.len() * (size_of::<Waiting>() + 256 + 48);
         (self.terms.capacity() + self.subjects.capacity()) * ENTRY + waiting
     }
 

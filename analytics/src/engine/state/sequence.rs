@@ -99,7 +99,7 @@ impl Sequence {
         let mut evidence = vec![Vec::new(); rows.num_rows()];
         for name in &self.names {
             for (row, id) in texts(&rows, &format!("{name}_event_id"))?.iter().enumerate() {
-                evidence[row].extend(event_id(id.as_deref()));
+                evidence[row].extend(event_id(id));
             }
         }
         Ok(Hits { rows, evidence })

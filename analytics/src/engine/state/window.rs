@@ -2,9 +2,11 @@
 //! up to `window` back from every row.
 //!
 //! The GROUP BY's aggregates slide over the kept rows, for subjects whose answer may have changed, and only to rows that have
-//! rows enough behind them. What the rule makes of them, HAVING and SELECT, is a plan of DataFusion's.
+//! rows enough behind them; those of a subject with many rows go on from where they stood. What the rule makes of them, HAVING
+//! and SELECT, is a plan of DataFusion's.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -15,9 +17,10 @@ use datafusion::logical_expr::logical_plan::{Aggregate, Filter, Projection};
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, LogicalPlanBuilder, Operator, col};
 use datafusion::prelude::SessionContext;
+use vedette_schemas::EventId;
 
-use super::frames::Frames;
-use super::kept::{ByHash, Kept, Place, keys, named, texts, times};
+use super::frames::{Frames, Run, Slide};
+use super::kept::{ByHash, Kept, Place, keys, named, text, texts, times};
 use super::upper::Upper;
 use super::{Clock, EVIDENCE, Hits, event_id};
 
@@ -194,7 +197,7 @@ fn carried(aggregate: &Aggregate) -> Result<(LogicalPlan, Vec<Expr>)> {
 }
 
 pub struct Window {
-    pub kept: Kept,
+    kept: Kept,
     frames: Frames,
     upper: Upper,
     span: i64,
@@ -205,6 +208,8 @@ pub struct Window {
     cluster: String,
     /// Subjects with new rows: their cluster, and the oldest row that has not been looked at.
     touched: ByHash<(Arc<str>, i64)>,
+    /// Where the aggregates of hot subjects stand.
+    slides: ByHash<Slide>,
     /// For each cluster the watermark by which rows that wait for it were last looked at.
     looked: BTreeMap<Arc<str>, i64>,
     /// The clock's floor at that time.
@@ -218,8 +223,8 @@ impl Window {
         let Some(place) = sliding.group_by.iter().position(|name| name == "cluster") else { return shape() };
         let (least, monotone, cluster) = (sliding.least, sliding.monotone, inner[place].clone());
         let (groups, kept) = ((inner, sliding.group_by), Kept::new(kept)?);
-        let (touched, looked, floor) = (ByHash::default(), BTreeMap::new(), i64::MIN);
-        Ok(Self { kept, frames, upper, span, least, monotone, groups, cluster, touched, looked, floor })
+        let (touched, slides, looked, floor) = (ByHash::default(), ByHash::default(), BTreeMap::new(), i64::MIN);
+        Ok(Self { kept, frames, upper, span, least, monotone, groups, cluster, touched, slides, looked, floor })
     }
 
     /// Whether more rows can only make the answer truer.
@@ -237,11 +242,27 @@ impl Window {
         let times = times(rows, "__event_time")?;
         let clusters = texts(rows, &self.cluster)?;
         self.kept.push(rows, &keys, &times)?;
-        for ((key, time), cluster) in keys.into_iter().zip(times).zip(clusters) {
-            let entry = self.touched.entry(key).or_insert_with(|| (cluster.unwrap_or_default(), time));
+        for (row, (key, time)) in keys.into_iter().zip(times).enumerate() {
+            let cluster = || text(&clusters, row).unwrap_or_default().into();
+            let entry = self.touched.entry(key).or_insert_with(|| (cluster(), time));
             entry.1 = entry.1.min(time);
+            // What comes late is not among what they stand at.
+            if self.slides.get(&key).is_some_and(|slide| time <= slide.time) {
+                self.slides.remove(&key);
+            }
         }
         Ok(())
+    }
+
+    /// Bytes held, nearly.
+    pub fn bytes(&self) -> usize {
+        self.kept.bytes() + self.slides.values().map(Slide::bytes).sum::<usize>()
+    }
+
+    /// Lets go of the oldest rows. Returns the time of the newest of them.
+    pub fn shed(&mut self) -> Option<i64> {
+        self.slides.clear();
+        self.kept.forget_oldest()
     }
 
     pub async fn advance(&mut self, context: &SessionContext, clock: &Clock) -> Result<Vec<Hits>> {
@@ -260,7 +281,7 @@ impl Window {
             watermark
         };
         let mut due = Due::default();
-        let (kept, least, span) = (&self.kept, self.least, self.span);
+        let (kept, slides, least, span) = (&self.kept, &mut self.slides, self.least, self.span);
         self.touched.retain(|key, (cluster, since)| {
             let until = horizon(cluster);
             if *since > until {
@@ -268,8 +289,11 @@ impl Window {
             }
             let all = kept.places(*key);
             if all.len() >= least {
-                let within = |place: &&Place| place.time >= since.saturating_sub(span) && place.time <= until;
-                due.add(all.iter().filter(within).copied().collect(), *since, span, least);
+                let slide = slides.remove(key);
+                let from = slide.as_ref().map_or(*since, |slide| slide.time.min(*since)).saturating_sub(span);
+                let rows = all.iter().filter(|place| (from..=until).contains(&place.time)).copied().collect();
+                let unused = due.add(*key, rows, *since, slide, span, least);
+                slides.extend(unused.map(|slide| (*key, slide)));
             }
             // What is newer than the watermark is looked at later.
             match all.iter().map(|place| place.time).filter(|time| *time > until).min() {
@@ -283,44 +307,63 @@ impl Window {
         self.looked.extend(looked);
         self.floor = clock.floor();
         let hits = if due.places.is_empty() { Vec::new() } else { self.evaluate(context, due).await? };
-        self.kept.forget_before(clock.horizon().saturating_sub(self.span + STEP));
+        let before = clock.horizon().saturating_sub(self.span + STEP);
+        self.kept.forget_before(before);
+        self.slides.retain(|_, slide| slide.time >= before);
         Ok(hits)
     }
 
-    async fn evaluate(&self, context: &SessionContext, due: Due) -> Result<Vec<Hits>> {
+    async fn evaluate(&mut self, context: &SessionContext, due: Due) -> Result<Vec<Hits>> {
         let rows = self.kept.rows(&due.places)?;
-        let asked =
-            self.frames.over(&rows, &due.places.iter().map(|place| place.time).collect::<Vec<_>>(), &due.asked)?;
+        let times: Vec<i64> = due.places.iter().map(|place| place.time).collect();
+        let (asked, slides) = self.frames.over(&rows, &times, &due.asked, due.runs)?;
+        self.slides.extend(slides);
         let mut hits = Vec::new();
-        let mut events = None;
         for found in self.upper.run(context, vec![asked]).await? {
-            if found.num_rows() == 0 {
-                continue;
+            if found.num_rows() > 0 {
+                hits.push(Hits { evidence: self.evidence(&found)?, rows: found });
             }
-            let events = match &mut events {
-                Some(events) => events,
-                None => events.insert(self.events(&rows)?),
-            };
-            let (keys, _) = keys(&named(&found, &self.groups.1)?, found.num_rows(), false)?;
-            let times = times(&found, "event_time")?;
-            let evidence = keys.iter().zip(times).map(|(key, time)| {
-                let all = events.get(key).map_or(&[][..], Vec::as_slice);
-                let from = all.partition_point(|(at, _)| *at < time.saturating_sub(self.span));
-                let to = all.partition_point(|(at, _)| *at <= time);
-                all[from.max(to.saturating_sub(EVIDENCE))..to].iter().map(|(_, id)| *id).collect()
-            });
-            hits.push(Hits { evidence: evidence.collect(), rows: found });
         }
         Ok(hits)
     }
 
+    /// The newest events behind each of what was found.
+    fn evidence(&self, found: &RecordBatch) -> Result<Vec<Vec<EventId>>> {
+        let (keys, _) = keys(&named(found, &self.groups.1)?, found.num_rows(), false)?;
+        let times = times(found, "event_time")?;
+        let mut stretches: ByHash<(i64, i64)> = ByHash::default();
+        for (key, time) in keys.iter().zip(&times) {
+            let stretch = stretches.entry(*key).or_insert((*time, *time));
+            *stretch = (stretch.0.min(*time), stretch.1.max(*time));
+        }
+        let mut places = Vec::new();
+        for (key, (first, last)) in stretches {
+            let reach = first.saturating_sub(self.span)..=last;
+            let mut own: Vec<Place> =
+                self.kept.places(key).iter().filter(|place| reach.contains(&place.time)).copied().collect();
+            own.sort_by_key(|place| place.time);
+            // Of what the first has behind it, as much as is named, and what is of the same time.
+            let oldest = own.partition_point(|place| place.time <= first).saturating_sub(EVIDENCE);
+            let from = own.get(oldest).map_or(first, |place| place.time);
+            places.extend(own.into_iter().filter(|place| place.time >= from));
+        }
+        let events = self.events(&self.kept.rows(&places)?)?;
+        let named = keys.iter().zip(times).map(|(key, time)| {
+            let all = events.get(key).map_or(&[][..], Vec::as_slice);
+            let from = all.partition_point(|(at, _)| *at < time.saturating_sub(self.span));
+            let to = all.partition_point(|(at, _)| *at <= time);
+            all[from.max(to.saturating_sub(EVIDENCE))..to].iter().map(|(_, id)| *id).collect()
+        });
+        Ok(named.collect())
+    }
+
     /// The events of each subject, oldest first.
-    fn events(&self, rows: &RecordBatch) -> Result<ByHash<Vec<(i64, vedette_schemas::EventId)>>> {
+    fn events(&self, rows: &RecordBatch) -> Result<ByHash<Vec<(i64, EventId)>>> {
         let (keys, _) = keys(&named(rows, &self.groups.0)?, rows.num_rows(), false)?;
         let (times, ids) = (times(rows, "__event_time")?, texts(rows, "__event_id")?);
         let mut events: ByHash<Vec<_>> = ByHash::default();
-        for ((key, time), id) in keys.into_iter().zip(times).zip(ids) {
-            events.entry(key).or_default().extend(event_id(id.as_deref()).map(|id| (time, id)));
+        for (row, (key, time)) in keys.into_iter().zip(times).enumerate() {
+            events.entry(key).or_default().extend(event_id(text(&ids, row)).map(|id| (time, id)));
         }
         events.values_mut().for_each(|events| events.sort_unstable());
         Ok(events)
@@ -331,33 +374,63 @@ impl Window {
 #[derive(Default)]
 struct Due {
     places: Vec<Place>,
-    /// Which of them are asked about; the others are looked back on.
+    /// Which of them are asked about; the others are looked back on, or leave a slide.
     asked: Vec<bool>,
+    /// Whose they are.
+    runs: Vec<Run>,
 }
 
 impl Due {
     /// Adds a subject's rows: those since a time are asked about, if they have at least so many rows behind them, themselves
-    /// included; times are in microseconds since 1970.
-    fn add(&mut self, mut rows: Vec<Place>, since: i64, span: i64, least: usize) {
+    /// included; times are in microseconds since 1970. Rows that stay in a slide are left out. Gives it back if none is asked about.
+    fn add(
+        &mut self,
+        key: u64,
+        mut rows: Vec<Place>,
+        since: i64,
+        slide: Option<Slide>,
+        span: i64,
+        least: usize,
+    ) -> Option<Slide> {
         rows.sort_by_key(|place| place.time);
-        let (mut from, mut added) = (0, 0);
-        for peers in rows.chunk_by(|one, other| one.time == other.time).scan(0, |end, peers| {
-            *end += peers.len();
-            Some(*end - peers.len()..*end)
-        }) {
-            let time = rows[peers.start].time;
-            while rows[from].time < time.saturating_sub(span) {
+        let (mut from, mut end) = (0, 0);
+        let mut asked: Vec<(usize, Range<usize>)> = Vec::new();
+        for peers in rows.chunk_by(|one, other| one.time == other.time) {
+            let place = end;
+            end += peers.len();
+            while rows[from].time < peers[0].time.saturating_sub(span) {
                 from += 1;
             }
-            if time < since || peers.end - from < least {
-                continue;
+            if peers[0].time >= since && end - from >= least {
+                asked.push((from, place..end));
             }
-            added = from.max(added);
+        }
+        let Some(oldest) = asked.last().map(|(from, _)| *from) else { return slide };
+        let begin = self.places.len();
+        // What a slide has: it is no use if rows came late or were let go of, or if none stays.
+        let known = |slide: &Slide| {
+            let from = rows.partition_point(|place| place.time < slide.time.saturating_sub(span));
+            from..rows.partition_point(|place| place.time <= slide.time)
+        };
+        let usable =
+            |slide: &Slide| since > slide.time && known(slide).len() == slide.rows && oldest < known(slide).end;
+        let slide = slide.filter(usable);
+        let mut added = 0;
+        if let Some(known) = slide.as_ref().map(known) {
+            self.places.extend(&rows[known.start..oldest]);
+            added = known.end;
+        }
+        for (from, peers) in asked {
+            if slide.is_none() {
+                added = from.max(added);
+            }
             self.places.extend(&rows[added..peers.end]);
             self.asked.resize(self.places.len() - peers.len(), false);
             self.asked.resize(self.places.len(), true);
             added = peers.end;
         }
+        self.runs.push(Run { key, rows: self.places.len() - begin, slide });
+        None
     }
 }
 
@@ -368,7 +441,7 @@ mod tests {
     #[track_caller]
     fn check(times: &[i64], since: i64, least: usize, expected: &[(i64, bool)]) {
         let mut due = Due::default();
-        due.add(times.iter().map(|time| Place::at(*time)).collect(), since, 10, least);
+        due.add(0, times.iter().map(|time| Place::at(*time)).collect(), since, None, 10, least);
         let found: Vec<(i64, bool)> = due.places.iter().map(|place| place.time).zip(due.asked).collect();
         assert_eq!(found, expected);
     }

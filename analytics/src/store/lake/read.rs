@@ -9,7 +9,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use datafusion::catalog::TableProvider;
 use datafusion::error::DataFusionError;
-use datafusion::prelude::{SessionConfig, SessionContext, col, lit};
+use datafusion::functions_aggregate::expr_fn::first_value;
+use datafusion::prelude::{SessionConfig, SessionContext, col, ident, lit};
 use datafusion::scalar::ScalarValue;
 use deltalake::kernel::LogicalFileView;
 use deltalake::{DeltaTable, DeltaTableError};
@@ -67,16 +68,16 @@ pub(super) async fn holds(delta: &DeltaTable, write: &Write, oldest_day: i32) ->
     Ok(wanted.is_empty())
 }
 
-/// Findings as they were told last: one that is found again has a row for each time, with a higher count.
+/// Findings as they were told last: one that is found again has a row for each time, with a higher count. What identifies a
+/// finding, and what partitions are pruned by, is grouped by, so that conditions on it reach the files.
 pub(super) fn latest(alerts: Arc<dyn TableProvider>) -> Result<Arc<dyn TableProvider>, DataFusionError> {
-    let names: Vec<&str> = Table::Alerts.columns().iter().map(|column| column.name).collect();
-    let select = names.iter().map(|name| col(*name)).collect();
-    // What identifies a finding, and what its partitions are pruned by.
-    let same = ["alert_id", "day", "cluster"].map(col);
-    let mut order: Vec<_> = same.iter().map(|column| column.clone().sort(true, false)).collect();
-    order.push(col("count").sort(false, false));
-    let rows = SessionContext::new().read_table(alerts)?.distinct_on(same.to_vec(), select, Some(order))?;
-    Ok(rows.into_view())
+    let same = ["alert_id", "day", "cluster"];
+    let last = vec![col("count").sort(false, false)];
+    let columns = || Table::Alerts.columns().iter().map(|column| column.name);
+    let others = columns().filter(|name| !same.contains(name));
+    let told = others.map(|name| first_value(col(name), last.clone()).alias(name)).collect();
+    let rows = SessionContext::new().read_table(alerts)?.aggregate(same.map(col).to_vec(), told)?;
+    Ok(rows.select(columns().map(ident).collect::<Vec<_>>())?.into_view())
 }
 
 async fn read_day(
