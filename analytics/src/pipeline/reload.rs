@@ -105,8 +105,8 @@ async fn build(
     let keeping = changed.into_iter().filter(|rule| reach(rule).is_some()).collect();
     let planning = beside(all(set.rules.clone(), options.clone()));
     let learning = learn(keeping, options, &store, &apart, wait);
-    let ((engine, filters), (mut learned, mut findings)) = try_join(planning, learning).await?;
-    let (mut engine, now) = (engine, chrono::Utc::now().timestamp_micros());
+    let ((mut engine, filters), (mut learned, mut findings)) = try_join(planning, learning).await?;
+    let now = chrono::Utc::now().timestamp_micros();
     let mut known = Vec::new();
     if let Some(oldest) = learned.open_since() {
         known = recent_ids(store.as_ref(), Table::Alerts, oldest, known_alerts).await;
