@@ -1,11 +1,13 @@
-//! Rules over decoded batches: the engine beside DataFusion running each rule's own plan over the same batch.
+//! Rules over decoded batches, beside DataFusion running each rule's own plan over the same batch; and from the bytes, beside
+//! simd-json merely parsing them. All sides of a comparison are asked in turns, round by round: the machine's speed varies from
+//! minute to minute, and their ratio within a round hardly does.
 
 #![allow(clippy::unwrap_used)]
 
 use std::hint::black_box;
 use std::sync::Arc;
+use std::time::Instant;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use datafusion::datasource::MemTable;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
@@ -67,76 +69,104 @@ async fn plans(tables: &Tables, rules: &[Rule]) -> (SessionContext, Vec<Arc<dyn 
     (context, plans)
 }
 
-fn evaluating(criterion: &mut Criterion) {
-    // One thread: the figure is for one core.
-    let runtime: Runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let tables = tables();
-    let bytes: usize = tables.values().map(|batch| batch.get_array_memory_size()).sum();
-    for (unit, throughput) in
-        [("events", Throughput::Elements(EVENTS as u64)), ("bytes", Throughput::Bytes(bytes as u64))]
-    {
-        let mut group = criterion.benchmark_group("rules");
-        group.throughput(throughput).sample_size(30);
-        for (name, rules) in [("pack", pack()), ("100 typical", typical(100)), ("1000 typical", typical(1000))] {
-            let mut engine = runtime.block_on(Engine::new(rules.clone())).unwrap();
-            group.bench_function(BenchmarkId::new(format!("engine, {name}"), unit), |bencher| {
-                bencher.iter(|| runtime.block_on(engine.select(&tables)).unwrap());
-            });
-            if name == "1000 typical" {
-                continue;
+/// What is asked in turns with others, once a round.
+type Side<'a> = (&'a str, Box<dyn FnMut() + 'a>);
+
+const ROUNDS: usize = 41;
+
+/// Asks all sides in turns and prints of each how many events a second it takes, and how many times as fast the first is, in the
+/// middle of all rounds and in the middle half of them.
+fn compare(title: &str, mut sides: Vec<Side>) {
+    let mut seconds: Vec<Vec<f64>> = vec![Vec::with_capacity(ROUNDS); sides.len()];
+    // The first round counts for nobody.
+    for round in 0..=ROUNDS {
+        for ((_, ask), seconds) in sides.iter_mut().zip(&mut seconds) {
+            let started = Instant::now();
+            ask();
+            if round > 0 {
+                seconds.push(started.elapsed().as_secs_f64());
             }
-            let (context, plans) = runtime.block_on(plans(&tables, &rules));
-            group.bench_function(BenchmarkId::new(format!("a plan a rule, {name}"), unit), |bencher| {
-                bencher.iter(|| {
-                    for plan in &plans {
-                        runtime.block_on(collect(plan.clone(), context.task_ctx())).unwrap();
-                    }
-                });
-            });
         }
-        group.finish();
+    }
+    println!("{title}");
+    for ((name, _), own) in sides.iter().zip(&seconds) {
+        let rate = EVENTS as f64 / quarters(own.iter().copied())[1] / 1e3;
+        let [low, middle, high] = quarters(own.iter().zip(&seconds[0]).map(|(own, first)| own / first));
+        println!("  {name:32} {rate:8.0}k events/s, the first is {middle:6.2} times as fast ({low:.2} to {high:.2})");
     }
 }
 
-/// From the bytes: decoding and the rules, beside merely parsing the same bytes.
-fn from_bytes(criterion: &mut Criterion) {
-    let runtime: Runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let mut generator = Generator::new(1);
-    let events: Vec<String> = (0..EVENTS)
-        .map(|_| {
-            let mut event = String::new();
-            generator.event(&mut event);
-            event
-        })
-        .collect();
-    let ids: Vec<EventId> = events.iter().map(|event| EventId::of("prod", event.as_bytes())).collect();
-    let mut group = criterion.benchmark_group("from bytes");
-    group.throughput(Throughput::Elements(EVENTS as u64)).sample_size(30);
-    // It writes into what it parses, so that it needs a copy; copying the bytes is a fiftieth of it.
-    let mut buffers = simd_json::Buffers::default();
-    let mut copy = Vec::new();
-    group.bench_function("simd-json borrowed/events", |bencher| {
-        bencher.iter(|| {
-            for event in &events {
-                copy.clear();
-                copy.extend_from_slice(event.as_bytes());
-                black_box(simd_json::to_borrowed_value_with_buffers(&mut copy, &mut buffers).unwrap());
-            }
-        });
-    });
-    let mut engine = runtime.block_on(Engine::new(typical(100))).unwrap();
-    group.bench_function("decode and 100 typical/events", |bencher| {
-        bencher.iter(|| {
-            let mut decoder = AuditDecoder::with_capacity(EVENTS);
-            for (id, event) in ids.iter().zip(&events) {
-                decoder.push_as(*id, "prod", RECEIVED_AT, event.as_bytes()).unwrap();
-            }
-            let tables = Tables::from([(Table::Audit, decoder.finish())]);
-            runtime.block_on(engine.select(&tables)).unwrap()
-        });
-    });
-    group.finish();
+/// What a quarter, half and three quarters of the values are below.
+fn quarters(values: impl Iterator<Item = f64>) -> [f64; 3] {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    [1, 2, 3].map(|quarter| values[values.len() * quarter / 4])
 }
 
-criterion_group!(benches, evaluating, from_bytes);
-criterion_main!(benches);
+/// Over one decoded batch.
+fn over_columns(runtime: &Runtime) {
+    let tables = &tables();
+    let engine = |rules: Vec<Rule>| -> Box<dyn FnMut()> {
+        let mut engine = runtime.block_on(Engine::new(rules)).unwrap();
+        Box::new(move || _ = black_box(runtime.block_on(engine.select(tables)).unwrap()))
+    };
+    let plans = |rules: &[Rule]| -> Box<dyn FnMut()> {
+        let (context, plans) = runtime.block_on(plans(tables, rules));
+        Box::new(move || {
+            for plan in &plans {
+                black_box(runtime.block_on(collect(plan.clone(), context.task_ctx())).unwrap());
+            }
+        })
+    };
+    compare("built-in rules over columns", vec![("engine", engine(pack())), ("a plan a rule", plans(&pack()))]);
+    let hundred = typical(100);
+    compare(
+        "typical rules over columns",
+        vec![
+            ("engine, 100", engine(hundred.clone())),
+            ("a plan a rule, 100", plans(&hundred)),
+            ("engine, 1000", engine(typical(1000))),
+        ],
+    );
+}
+
+/// From the bytes, event by event.
+fn from_bytes(runtime: &Runtime) {
+    let mut generator = Generator::new(1);
+    let event = |_| {
+        let mut event = String::new();
+        generator.event(&mut event);
+        event
+    };
+    let events: Vec<String> = (0..EVENTS).map(event).collect();
+    let ids: Vec<EventId> = events.iter().map(|event| EventId::of("prod", event.as_bytes())).collect();
+    let mut engine = runtime.block_on(Engine::new(typical(100))).unwrap();
+    let ours = || {
+        let mut decoder = AuditDecoder::with_capacity(EVENTS);
+        for (id, event) in ids.iter().zip(&events) {
+            decoder.push_as(*id, "prod", RECEIVED_AT, event.as_bytes()).unwrap();
+        }
+        let tables = Tables::from([(Table::Audit, decoder.finish())]);
+        black_box(runtime.block_on(engine.select(&tables)).unwrap());
+    };
+    // It writes into what it parses, so that it needs a copy; copying the bytes is a fiftieth of it.
+    let (mut buffers, mut copy) = (simd_json::Buffers::default(), Vec::new());
+    let theirs = || {
+        for event in &events {
+            copy.clear();
+            copy.extend_from_slice(event.as_bytes());
+            black_box(simd_json::to_borrowed_value_with_buffers(&mut copy, &mut buffers).unwrap());
+        }
+    };
+    compare(
+        "from bytes",
+        vec![("decoding and 100 typical rules", Box::new(ours)), ("simd-json, a borrowed value", Box::new(theirs))],
+    );
+}
+
+fn main() {
+    // One thread: the figures are for one core.
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    over_columns(&runtime);
+    from_bytes(&runtime);
+}

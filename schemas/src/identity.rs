@@ -33,8 +33,28 @@ impl EventId {
 
     /// The id back from its 32 hex digits; `None` if the text is anything else.
     pub fn parse(text: &str) -> Option<Self> {
-        let plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        plain.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+        /// What each digit means; of anything else more than 15.
+        const VALUES: [u8; 256] = {
+            let (mut values, mut byte) = ([u8::MAX; 256], 0);
+            while byte < 256 {
+                if let Some(value) = (byte as u8 as char).to_digit(16) {
+                    values[byte] = value as u8;
+                }
+                byte += 1;
+            }
+            values
+        };
+        let digits: &[u8; 32] = text.as_bytes().try_into().ok()?;
+        let mut all = 0;
+        let mut half = |digits: &[u8]| {
+            digits.iter().fold(0_u64, |number, digit| {
+                let value = VALUES[usize::from(*digit)];
+                all |= value;
+                number << 4 | u64::from(value)
+            })
+        };
+        let (high, low) = (half(&digits[..16]), half(&digits[16..]));
+        (all <= 15).then_some(Self(u128::from(high) << 64 | u128::from(low)))
     }
 
     /// The 32 hex digits without an allocation.
@@ -86,6 +106,12 @@ mod tests {
         let id = EventId::of("prod", b"{}");
         assert_eq!(std::str::from_utf8(&id.hex()).unwrap(), id.to_string());
         assert_eq!(EventId::parse(&id.to_string()), Some(id));
+        assert_eq!(EventId::parse(&id.to_string().to_uppercase()), Some(id));
+        for (place, other) in (0..32).flat_map(|place| ["g", "/", ":", "@", "`", " "].map(|other| (place, other))) {
+            let mut text = id.to_string();
+            text.replace_range(place..=place, other);
+            assert_eq!(EventId::parse(&text), None, "{text}");
+        }
         assert_eq!(EventId::parse("+1"), None);
         assert_eq!(EventId::parse(&"z".repeat(32)), None);
     }

@@ -359,7 +359,6 @@ impl Room {
     ) -> Vec<(usize, Outcome)> {
         let Self { conditions, taps, looking } = self;
         conditions.begin();
-        let mut bodies = Rows::none(batch.num_rows());
         let mut passed = Vec::with_capacity(taps.len());
         let mut started = Instant::now();
         for tap in taps.iter() {
@@ -368,16 +367,10 @@ impl Room {
                 passed.push(Ok(Rows::none(batch.num_rows())));
                 continue;
             }
-            let rows = conditions.before_bodies(batch, &tap.input.program);
-            if let Ok(rows) = &rows
-                && tap.input.program.looks_into_bodies()
-            {
-                bodies.unite(rows);
-            }
-            passed.push(rows);
+            passed.push(conditions.before_bodies(batch, &tap.input.program));
             live.since(&mut started);
         }
-        let looked = if bodies.is_empty() { Ok(()) } else { conditions.look_into_bodies(batch, bodies) };
+        let looked = conditions.look_into_bodies(batch);
         *looking += started.elapsed();
         started = Instant::now();
         let mut outcomes = Vec::new();

@@ -21,6 +21,8 @@ pub struct Paths {
 
 #[derive(Debug, Default)]
 struct Node {
+    /// The bits of all paths that lead here or through here.
+    bits: u64,
     path: Option<usize>,
     keys: Vec<Child<String>>,
     /// A bit for each length that a key has.
@@ -47,7 +49,9 @@ pub struct Scratch {
 impl Paths {
     /// Enters a path that was not entered before. Returns its number, from 0.
     pub fn add(&mut self, path: &[Step]) -> usize {
+        let bit = Self::bit(self.count);
         let mut node = &mut self.root;
+        node.bits |= bit;
         for step in path {
             node = match step {
                 Step::Key(key) => {
@@ -56,10 +60,16 @@ impl Paths {
                 }
                 Step::Index(index) => child(&mut node.places, index, [0; 2]),
             };
+            node.bits |= bit;
         }
         node.path = Some(self.count);
         self.count += 1;
         self.count - 1
+    }
+
+    /// What asks for a path: a bit of its own for each of the first 64, which later ones share.
+    pub fn bit(path: usize) -> u64 {
+        1 << (path % 64)
     }
 
     pub fn len(&self) -> usize {
@@ -70,15 +80,16 @@ impl Paths {
         self.count == 0
     }
 
-    /// The text of the value at each path, by the path's number; `None` where there is none. Of equal keys the first counts.
+    /// The text of the value at each path, by the path's number; `None` where there is none, and perhaps where `asked` lacks the
+    /// path's bit. Of equal keys the first counts.
     ///
     /// The body must be JSON, as every body is that was decoded; of anything else something or nothing is found.
-    pub fn find<'a>(&self, body: &'a str, scratch: &mut Scratch, found: &mut Vec<Option<&'a str>>) {
+    pub fn find<'a>(&self, body: &'a str, asked: u64, scratch: &mut Scratch, found: &mut Vec<Option<&'a str>>) {
         found.clear();
         found.resize(self.count, None);
         scratch.marks.clear();
         scratch.met.clear();
-        let mut walk = Walk { body, scratch, at: 0 };
+        let mut walk = Walk { body, asked, scratch, at: 0 };
         // A body that ends early has no more to find.
         let _ = walk.value(&self.root, found, true);
     }
@@ -100,11 +111,25 @@ fn child<'n, K: PartialEq + Clone>(children: &'n mut Vec<Child<K>>, step: &K, en
 /// A walk over a body.
 struct Walk<'a, 's> {
     body: &'a str,
+    /// The bits of the paths that are asked for.
+    asked: u64,
     scratch: &'s mut Scratch,
     at: usize,
 }
 
 impl<'a> Walk<'a, '_> {
+    /// Whether a path that is asked for leads to a node or through it.
+    #[inline(always)]
+    fn asks(&self, node: &Node) -> bool {
+        node.bits & self.asked != 0
+    }
+
+    /// How many of a node's steps are asked for.
+    #[inline(always)]
+    fn steps<K>(&self, children: &[Child<K>]) -> usize {
+        children.iter().filter(|child| self.asks(&child.node)).count()
+    }
+
     /// The next byte that is not white space. The end of the body is none.
     #[inline(always)]
     fn peek(&mut self) -> Option<u8> {
@@ -122,23 +147,24 @@ impl<'a> Walk<'a, '_> {
     fn value(&mut self, node: &Node, found: &mut [Option<&'a str>], last: bool) -> Option<()> {
         let first = self.peek()?;
         let start = self.at;
-        let last = last && node.path.is_none();
-        match first {
-            b'{' if !node.keys.is_empty() => self.object(node, found, last)?,
-            b'[' if !node.places.is_empty() => self.array(node, found, last)?,
+        let path = node.path.filter(|path| Paths::bit(*path) & self.asked != 0);
+        let last = last && path.is_none();
+        match (first, self.steps(&node.keys), self.steps(&node.places)) {
+            (b'{', keys @ 1.., _) => self.object(node, keys, found, last)?,
+            (b'[', _, places @ 1..) => self.array(node, places, found, last)?,
             _ if last => return None,
             _ => self.skip(first)?,
         }
-        if let Some(path) = node.path {
+        if let Some(path) = path {
             found[path] = self.body.get(start..self.at);
         }
         Some(())
     }
 
-    fn object(&mut self, node: &Node, found: &mut [Option<&'a str>], last: bool) -> Option<()> {
-        let mut left = node.keys.len();
+    /// Passes an object, in which `left` of the node's keys are asked for.
+    fn object(&mut self, node: &Node, mut left: usize, found: &mut [Option<&'a str>], last: bool) -> Option<()> {
         let first_met = self.scratch.met.len();
-        self.scratch.met.resize(first_met + left, false);
+        self.scratch.met.resize(first_met + node.keys.len(), false);
         self.at += 1;
         while left > 0 && self.peek()? == b'"' {
             let start = self.at + 1;
@@ -163,14 +189,14 @@ impl<'a> Walk<'a, '_> {
         self.leave(last)
     }
 
-    /// The key of a node that stands there and was not met.
+    /// The key of a node that stands there, is asked for and was not met.
     #[inline(always)]
     fn wanted(&self, node: &Node, start: usize, end: usize, escaped: bool, first_met: usize) -> Option<usize> {
         let raw = self.body.get(start..end)?;
-        let met = |place: usize| self.scratch.met[first_met + place];
+        let open = |place: &usize| self.asks(&node.keys[*place].node) && !self.scratch.met[first_met + place];
         if escaped {
             let key = unescape(raw).0;
-            return node.keys.iter().position(|child| child.step == *key).filter(|place| !met(*place));
+            return node.keys.iter().position(|child| child.step == *key).filter(open);
         }
         if node.lengths & length(raw) == 0 {
             return None;
@@ -179,11 +205,11 @@ impl<'a> Walk<'a, '_> {
         let is = |child: &Child<String>| {
             child.step.len() == raw.len() && child.ends == ends && (raw.len() <= 16 || child.step == raw)
         };
-        node.keys.iter().position(is).filter(|place| !met(*place))
+        node.keys.iter().position(is).filter(open)
     }
 
-    fn array(&mut self, node: &Node, found: &mut [Option<&'a str>], last: bool) -> Option<()> {
-        let mut left = node.places.len();
+    /// Passes an array, in which `left` of the node's places are asked for.
+    fn array(&mut self, node: &Node, mut left: usize, found: &mut [Option<&'a str>], last: bool) -> Option<()> {
         self.at += 1;
         let mut place = 0;
         while left > 0 {
@@ -191,7 +217,7 @@ impl<'a> Walk<'a, '_> {
             if first == b']' {
                 break;
             }
-            match node.places.iter().find(|child| child.step == place) {
+            match node.places.iter().find(|child| child.step == place && self.asks(&child.node)) {
                 Some(child) => {
                     left -= 1;
                     self.value(&child.node, found, last && left == 0)?;
@@ -270,7 +296,7 @@ mod tests {
         let body = r#" {"d" : -1.5e3 , "a":{"b":[{"x":["]"]}, "two" ],"c\"": null,"b":0}, "d":2} "#;
         let mut found = Vec::new();
         let mut scratch = Scratch::default();
-        paths.find(body, &mut scratch, &mut found);
+        paths.find(body, u64::MAX, &mut scratch, &mut found);
         assert_eq!(
             found,
             [
@@ -285,10 +311,10 @@ mod tests {
         );
         for (body, whole) in [("", None), ("7", Some("7")), (" \"a\" ", Some("\"a\"")), ("[]", Some("[]")), ("{", None)]
         {
-            paths.find(body, &mut scratch, &mut found);
+            paths.find(body, u64::MAX, &mut scratch, &mut found);
             assert_eq!(found[6], whole, "{body:?}");
         }
-        paths.find("[{}]", &mut scratch, &mut found);
+        paths.find("[{}]", u64::MAX, &mut scratch, &mut found);
         assert_eq!(found[5], Some("{}"));
     }
 
@@ -314,7 +340,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_serde_json(value in json(), wanted in prop::collection::hash_set(path(), 1..8), pretty: bool) {
+        fn agrees_with_serde_json(
+            value in json(),
+            wanted in prop::collection::hash_set(path(), 1..8),
+            asked: u64,
+            pretty: bool,
+        ) {
             let body = if pretty { serde_json::to_string_pretty(&value)? } else { value.to_string() };
             let mut paths = Paths::default();
             let wanted: Vec<_> = wanted.into_iter().collect();
@@ -322,8 +353,9 @@ mod tests {
                 paths.add(path);
             }
             let mut found = Vec::new();
-            paths.find(&body, &mut Scratch::default(), &mut found);
-            for (path, found) in wanted.iter().zip(found) {
+            paths.find(&body, asked, &mut Scratch::default(), &mut found);
+            let asked = |(number, _): &(usize, _)| Paths::bit(*number) & asked != 0;
+            for (_, (path, found)) in wanted.iter().zip(found).enumerate().filter(asked) {
                 let want = path.iter().try_fold(&value, |value, step| match step {
                     Step::Key(key) => value.as_object()?.get(key),
                     Step::Index(index) => value.as_array()?.get(*index),
@@ -337,7 +369,7 @@ mod tests {
         fn noise_is_no_matter(body in "[\\[\\]{}:,\"a\\\\0-9 ]{0,16}", wanted in path()) {
             let mut paths = Paths::default();
             paths.add(&wanted);
-            paths.find(&body, &mut Scratch::default(), &mut Vec::new());
+            paths.find(&body, u64::MAX, &mut Scratch::default(), &mut Vec::new());
         }
     }
 }

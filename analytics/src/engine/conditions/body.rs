@@ -29,7 +29,9 @@ pub struct Bodies {
     known: Vec<(usize, Vec<Step>, usize)>,
     calls: Vec<Call>,
     scratch: paths::Scratch,
-    /// This batch's: the rows that were looked into, and each path's values there.
+    /// This batch's: for each row what is asked for there, as bits of the paths; the rows that were looked into, and each path's
+    /// values there.
+    asked: Vec<u64>,
     looked: Option<Rows>,
     values: Vec<ArrayRef>,
 }
@@ -105,8 +107,21 @@ impl Bodies {
         self.calls[call].kind.clone()
     }
 
+    /// What asks for a call's path.
+    pub fn bit(&self, call: usize) -> u64 {
+        // Of paths into different columns some share a bit.
+        Paths::bit(self.known[self.calls[call].path].2)
+    }
+
+    /// Asks for paths in some rows, before they are looked into. What is found of other paths there says nothing.
+    pub fn ask(&mut self, rows: &Rows, len: usize, paths: u64) {
+        self.asked.resize(len, 0);
+        rows.iter().for_each(|row| self.asked[row] |= paths);
+    }
+
     /// Forgets the last batch.
     pub fn begin(&mut self) {
+        self.asked.clear();
         self.looked = None;
         self.values.clear();
         self.calls.iter_mut().for_each(|call| call.answers = None);
@@ -130,8 +145,13 @@ impl Bodies {
         Ok(array)
     }
 
-    /// Looks into the bodies of some rows.
-    pub fn look(&mut self, batch: &RecordBatch, rows: Rows) -> Result<()> {
+    /// Looks into the bodies of the rows in which anything was asked for.
+    pub fn look(&mut self, batch: &RecordBatch) -> Result<()> {
+        if self.asked.is_empty() {
+            return Ok(());
+        }
+        let mut rows = Rows::all(batch.num_rows());
+        rows.retain(|row| self.asked[row] != 0);
         let count = rows.count();
         let mut builders: Vec<_> = self.known.iter().map(|_| StringViewBuilder::with_capacity(count)).collect();
         for (column, paths) in &self.columns {
@@ -142,7 +162,7 @@ impl Bodies {
             let mut found = Vec::with_capacity(paths.len());
             for row in rows.iter() {
                 let body = if bodies.is_valid(row) { bodies.value(row) } else { "" };
-                paths.find(body, &mut self.scratch, &mut found);
+                paths.find(body, self.asked[row], &mut self.scratch, &mut found);
                 mine.iter().for_each(|path| builders[*path].append_option(found[self.known[*path].2]));
             }
         }

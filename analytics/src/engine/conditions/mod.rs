@@ -56,6 +56,8 @@ pub struct Program {
     cheap: Vec<Term>,
     costly: Vec<Term>,
     body: Vec<Term>,
+    /// What asks for the paths into bodies that `body` reads.
+    paths: u64,
 }
 
 impl Program {
@@ -102,7 +104,10 @@ impl Conditions {
             match self.round(&term) {
                 Round::Cheap => program.cheap.push(term),
                 Round::Costly => program.costly.push(term),
-                Round::Body => program.body.push(term),
+                Round::Body => {
+                    program.paths |= self.paths(&term);
+                    program.body.push(term);
+                }
             }
         }
         Ok(program)
@@ -223,6 +228,14 @@ impl Conditions {
         }
     }
 
+    /// What asks for the paths that a term reads.
+    fn paths(&self, term: &Term) -> u64 {
+        match term {
+            Term::Leaf(leaf) => self.leaves[*leaf].calls().fold(0, |bits, call| bits | self.bodies.bit(call)),
+            Term::Any(lists) => lists.iter().flatten().fold(0, |bits, term| bits | self.paths(term)),
+        }
+    }
+
     /// Each leaf of a program in the order in which they run: its text and how it is evaluated.
     pub fn describe(&self, program: &Program) -> Vec<(&str, How)> {
         fn leaves(terms: &[Term], out: &mut Vec<usize>) {
@@ -262,17 +275,20 @@ impl Conditions {
         self.parts.clear();
     }
 
-    /// The rows that pass the first two rounds.
+    /// The rows that pass the first two rounds. In these the third asks for what the program reads of bodies.
     pub fn before_bodies(&mut self, batch: &RecordBatch, program: &Program) -> Result<Rows> {
         let mut left = Rows::all(batch.num_rows());
         self.narrow(batch, &program.cheap, &mut left)?;
         self.narrow(batch, &program.costly, &mut left)?;
+        if program.looks_into_bodies() && !left.is_empty() {
+            self.bodies.ask(&left, batch.num_rows(), program.paths);
+        }
         Ok(left)
     }
 
-    /// Looks into the bodies of these rows, for the third round.
-    pub fn look_into_bodies(&mut self, batch: &RecordBatch, rows: Rows) -> Result<()> {
-        self.bodies.look(batch, rows)
+    /// Looks into bodies for what was asked for there, for the third round.
+    pub fn look_into_bodies(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.bodies.look(batch)
     }
 
     /// The third round: of these rows, which `look_into_bodies` has looked into, those that pass.
@@ -358,6 +374,14 @@ impl Parts {
 }
 
 impl Leaf {
+    /// The calls that it reads.
+    fn calls(&self) -> impl Iterator<Item = usize> {
+        self.origins.iter().filter_map(|origin| match origin {
+            Origin::Column(_) => None,
+            Origin::Call(call) => Some(*call),
+        })
+    }
+
     /// The columns it reads; those from bodies are left out.
     fn columns(&self, batch: &RecordBatch) -> Vec<ArrayRef> {
         let columns = self.origins.iter().filter_map(|origin| match origin {
