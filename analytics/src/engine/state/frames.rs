@@ -1,8 +1,7 @@
 //! Aggregates as they stand at single rows, over the rows of the same subject up to a time back: what SQL calls a RANGE frame.
 //!
 //! DataFusion's accumulators slide from one asked row to the next; rows that are only looked back on cost no answer. Where a
-//! subject has many rows, they stay as they are and slide on when more is asked. Over fractions nothing slides: what one of them
-//! has added can't be taken off again exactly, and after an infinite one nothing would be left.
+//! subject has many rows, they stay as they are and slide on when more is asked.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +19,6 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
-use datafusion::physical_expr::expressions::CastExpr;
 use datafusion::prelude::SessionContext;
 
 use super::kept::named;
@@ -29,8 +27,6 @@ use super::kept::named;
 struct Function {
     aggregate: Arc<AggregateFunctionExpr>,
     filter: Option<Arc<dyn PhysicalExpr>>,
-    /// Whether it reads nothing but what can be taken off again: no fractions.
-    exact: bool,
 }
 
 /// Aggregates that share a frame.
@@ -88,7 +84,6 @@ impl Frames {
         asked: &[bool],
         runs: Vec<Run>,
     ) -> Result<(RecordBatch, Vec<(u64, Slide)>)> {
-        let exact = self.functions.iter().all(|function| function.exact);
         let subjects = self.subjects.convert_columns(&named(rows, &self.groups)?)?;
         let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
         let mut places = Vec::new();
@@ -110,7 +105,7 @@ impl Frames {
                 let asked: Vec<usize> = (0..same.len()).filter(|row| asked[same[*row] as usize]).collect();
                 places.extend(asked.iter().map(|place| (begin + place) as u32));
                 let mut stretch = Stretch::new(begin, &own, &asked, self.span, slide, self.functions.len());
-                stretch.stays = (exact && alone && stretch.is_hot()).then(|| (key, subject.owned()));
+                stretch.stays = (alone && stretch.is_hot()).then(|| (key, subject.owned()));
                 stretches.push(stretch);
                 begin += same.len();
             }
@@ -228,13 +223,7 @@ impl Function {
         let planning = PhysicalPlanningContext::default();
         let lowered =
             LoweredAggregateBuilder::new(expr, rows, rows.as_arrow(), state.execution_props(), &planning).build()?;
-        let mut exact = true;
-        for argument in lowered.aggregate.expressions() {
-            // Whole numbers become fractions for an average.
-            let given = argument.downcast_ref::<CastExpr>().map_or(&argument, CastExpr::expr);
-            exact &= !given.data_type(rows.as_arrow())?.is_floating();
-        }
-        let function = Self { aggregate: lowered.aggregate, filter: lowered.filter, exact };
+        let function = Self { aggregate: lowered.aggregate, filter: lowered.filter };
         match function.aggregate.create_sliding_accumulator() {
             Ok(_) => Ok(function),
             Err(_) => {
@@ -279,7 +268,7 @@ impl Function {
                     results.extend(same);
                     continue;
                 }
-                if frame.start >= last.end || !self.exact && frame.start > last.start {
+                if frame.start >= last.end {
                     accumulator = self.aggregate.create_sliding_accumulator()?;
                     last = frame.start..frame.start;
                 }
@@ -383,16 +372,6 @@ mod tests {
         assert_eq!(whole(3), [1, 4, 4, 5, 5, 7, 50, 60]);
         assert_eq!(columns[4].as_any().downcast_ref::<Float64Array>().unwrap().value(7), 55.0);
         assert_eq!(whole(5), [1, 2, 2, 1, 1, 0, 0, 0]);
-    }
-
-    #[tokio::test]
-    async fn fractions_are_added_up_anew() {
-        let functions =
-            "sum(CASE WHEN n = 4 THEN 1e300 ELSE 1.5 END), avg(CASE WHEN n = 4 THEN 'inf'::double ELSE n END)";
-        let (_, columns) = frames(functions, [true; 8]).await;
-        let fractions = |place: usize| columns[place].as_primitive::<arrow::datatypes::Float64Type>().values().to_vec();
-        assert_eq!(fractions(0), [1.5, 1e300, 1e300, 1e300, 3.0, 1.5, 1.5, 3.0]);
-        assert_eq!(fractions(1)[4..], [4.0, 7.0, 50.0, 55.0]);
     }
 
     #[tokio::test]
