@@ -1,7 +1,8 @@
 //! Aggregates as they stand at single rows, over the rows of the same subject up to a time back: what SQL calls a RANGE frame.
 //!
-//! DataFusion's accumulators slide from one asked row to the next; rows that are only looked back on cost no answer. Where a
-//! subject has many rows, they stay as they are and slide on when more is asked.
+//! Accumulators slide from one asked row to the next; rows that are only looked back on cost no answer. Where a subject has many
+//! rows, they stay as they are and slide on when more is asked. They are DataFusion's, but for sums of fractions, from which
+//! nothing can be taken off exactly; what else reckons with fractions, such as `stddev`, is made anew for each row.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,12 +22,25 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::prelude::SessionContext;
 
+use super::exact::{self, Exact, Made};
 use super::kept::named;
 
 /// An aggregate, and which rows it takes.
 struct Function {
     aggregate: Arc<AggregateFunctionExpr>,
     filter: Option<Arc<dyn PhysicalExpr>>,
+    sliding: Sliding,
+}
+
+/// How an aggregate goes from one frame to the next.
+#[derive(Clone, Copy, PartialEq)]
+enum Sliding {
+    /// What leaves the frame is taken off again.
+    Slides,
+    /// So it is, from a sum that is exact.
+    Exact(Made),
+    /// It begins anew.
+    Anew,
 }
 
 /// Aggregates that share a frame.
@@ -84,6 +98,7 @@ impl Frames {
         asked: &[bool],
         runs: Vec<Run>,
     ) -> Result<(RecordBatch, Vec<(u64, Slide)>)> {
+        let slides = self.functions.iter().all(|function| function.sliding != Sliding::Anew);
         let subjects = self.subjects.convert_columns(&named(rows, &self.groups)?)?;
         let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
         let mut places = Vec::new();
@@ -105,7 +120,7 @@ impl Frames {
                 let asked: Vec<usize> = (0..same.len()).filter(|row| asked[same[*row] as usize]).collect();
                 places.extend(asked.iter().map(|place| (begin + place) as u32));
                 let mut stretch = Stretch::new(begin, &own, &asked, self.span, slide, self.functions.len());
-                stretch.stays = (alone && stretch.is_hot()).then(|| (key, subject.owned()));
+                stretch.stays = (slides && alone && stretch.is_hot()).then(|| (key, subject.owned()));
                 stretches.push(stretch);
                 begin += same.len();
             }
@@ -223,13 +238,25 @@ impl Function {
         let planning = PhysicalPlanningContext::default();
         let lowered =
             LoweredAggregateBuilder::new(expr, rows, rows.as_arrow(), state.execution_props(), &planning).build()?;
-        let function = Self { aggregate: lowered.aggregate, filter: lowered.filter };
-        match function.aggregate.create_sliding_accumulator() {
-            Ok(_) => Ok(function),
-            Err(_) => {
-                let name = function.aggregate.fun().name();
-                plan_err!("{name}() can't slide over time; {} can", sliding_instead(name))
+        let (aggregate, filter) = (lowered.aggregate, lowered.filter);
+        let name = aggregate.fun().name();
+        if aggregate.create_sliding_accumulator().is_err() {
+            return plan_err!("{name}() can't slide over time; {} can", sliding_instead(name));
+        }
+        let mut sliding = Sliding::Slides;
+        for argument in aggregate.expressions() {
+            let of = argument.data_type(rows.as_arrow())?;
+            if of.is_floating() && !COMPARE.contains(&name) {
+                sliding = exact::made(&aggregate, &of).map_or(Sliding::Anew, Sliding::Exact);
             }
+        }
+        Ok(Self { aggregate, filter, sliding })
+    }
+
+    fn accumulator(&self) -> Result<Box<dyn Accumulator>> {
+        match self.sliding {
+            Sliding::Exact(made) => Ok(Box::new(Exact::new(made))),
+            _ => self.aggregate.create_sliding_accumulator(),
         }
     }
 
@@ -260,7 +287,7 @@ impl Function {
             let mut last = stretch.last.clone();
             let mut accumulator = match stretch.accumulators[nth].take() {
                 Some(accumulator) => accumulator,
-                None => self.aggregate.create_sliding_accumulator()?,
+                None => self.accumulator()?,
             };
             for frame in &stretch.frames {
                 if *frame == last {
@@ -268,8 +295,8 @@ impl Function {
                     results.extend(same);
                     continue;
                 }
-                if frame.start >= last.end {
-                    accumulator = self.aggregate.create_sliding_accumulator()?;
+                if frame.start >= last.end || (self.sliding == Sliding::Anew && frame.start > last.start) {
+                    accumulator = self.accumulator()?;
                     last = frame.start..frame.start;
                 }
                 if frame.end > last.end {
@@ -289,6 +316,9 @@ impl Function {
         }
     }
 }
+
+/// Aggregates that compare, count or collect numbers and don't reckon with them, by DataFusion's names.
+const COMPARE: [&str; 6] = ["count", "min", "max", "array_agg", "median", "percentile_cont"];
 
 /// What says the same as an aggregate, or nearly, and slides.
 fn sliding_instead(name: &str) -> &'static str {
@@ -372,6 +402,23 @@ mod tests {
         assert_eq!(whole(3), [1, 4, 4, 5, 5, 7, 50, 60]);
         assert_eq!(columns[4].as_any().downcast_ref::<Float64Array>().unwrap().value(7), 55.0);
         assert_eq!(whole(5), [1, 2, 2, 1, 1, 0, 0, 0]);
+    }
+
+    fn fractions(column: &ArrayRef) -> Vec<f64> {
+        column.as_primitive::<arrow::datatypes::Float64Type>().values().to_vec()
+    }
+
+    #[tokio::test]
+    async fn fractions_that_leave_leave_nothing() {
+        let functions = "sum(CASE WHEN n = 4 THEN 1e300 ELSE 1.5 END), \
+            avg(CASE WHEN n = 4 THEN 'inf'::double ELSE n END), \
+            stddev_pop(CASE WHEN n = 4 THEN 1e150 ELSE n END), \
+            sum(CASE WHEN n = 4 THEN 'nan'::double ELSE 0.1 END)";
+        let (_, columns) = frames(functions, [true; 8]).await;
+        assert_eq!(fractions(&columns[0]), [1.5, 1e300, 1e300, 1e300, 3.0, 1.5, 1.5, 3.0]);
+        assert_eq!(fractions(&columns[1]), [1.0, f64::INFINITY, f64::INFINITY, f64::INFINITY, 4.0, 7.0, 50.0, 55.0]);
+        assert_eq!(fractions(&columns[2])[4..], [1.0, 0.0, 0.0, 5.0]);
+        assert_eq!(fractions(&columns[3])[4..], [0.2, 0.1, 0.1, 0.2]);
     }
 
     #[tokio::test]

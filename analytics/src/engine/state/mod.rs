@@ -4,6 +4,7 @@
 //! in the end follows from the rows and their times alone.
 
 mod absence;
+mod exact;
 mod frames;
 pub mod kept;
 mod new_terms;
