@@ -8,12 +8,11 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, LogicalPlan, Projection, TableScan};
+use datafusion::physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
-use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::physical_plan::streaming::StreamingTableExec;
 use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use vedette_schemas::Table;
@@ -35,7 +34,7 @@ pub struct Input {
 /// What becomes of rows that passed.
 enum Make {
     /// Each column by an expression of its own.
-    Columns(Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
+    Columns(Vec<Arc<dyn PhysicalExpr>>),
     /// Whatever the plan says.
     Plan(Slot, Arc<dyn ExecutionPlan>),
 }
@@ -57,23 +56,25 @@ impl Input {
         register(context, &slot)?;
         let state = context.state();
         let logical = state.optimize(&state.create_logical_plan(sql).await?)?;
-        let plan = state.query_planner().create_physical_plan(&logical, &state).await?;
-        Self::new(only_scan(&logical)?, slot, plan)
+        Self::new(&state, &logical, slot).await
     }
 
-    /// From the scan of a planned rule, and the plan over the slot that its rows go through.
-    pub fn new(
-        scan: TableScan,
+    /// Of an optimized plan over tables that have the slot.
+    pub async fn new(
+        state: &SessionState,
+        plan: &LogicalPlan,
         slot: Slot,
-        plan: Arc<dyn ExecutionPlan>,
     ) -> Result<(Self, Vec<Expr>), DataFusionError> {
+        let scan = only_scan(plan)?;
         let table = Table::parse(scan.table_name.table())
             .ok_or_else(|| DataFusionError::Plan(format!("{} is not a table that rules read", scan.table_name)))?;
         let columns = scan.projection.clone().unwrap_or_else(|| (0..table.columns().len()).collect());
-        let schema = plan.schema();
-        let make = match columns_only(&plan) {
-            Some(exprs) => Make::Columns(exprs, schema.clone()),
-            None => Make::Plan(slot, plan),
+        let (schema, make) = match columns_only(state, plan) {
+            Some(exprs) => (plan.schema().inner().clone(), Make::Columns(exprs)),
+            None => {
+                let plan = state.query_planner().create_physical_plan(plan, state).await?;
+                (plan.schema(), Make::Plan(slot, plan))
+            }
         };
         Ok((Self { table, program: Program::default(), columns, schema, make }, scan.filters))
     }
@@ -102,12 +103,12 @@ impl Input {
     ) -> Result<Vec<RecordBatch>, DataFusionError> {
         let input = filter_record_batch(&batch.project(&self.columns)?, &passed.filter())?;
         match &self.make {
-            Make::Columns(exprs, schema) => {
+            Make::Columns(exprs) => {
                 let rows = input.num_rows();
                 let columns =
                     exprs.iter().map(|expr| expr.evaluate(&input)?.into_array(rows)).collect::<Result<_, _>>()?;
                 let options = RecordBatchOptions::new().with_row_count(Some(rows));
-                Ok(vec![RecordBatch::try_new_with_options(schema.clone(), columns, &options)?])
+                Ok(vec![RecordBatch::try_new_with_options(self.schema(), columns, &options)?])
             }
             Make::Plan(slot, plan) => {
                 slot.put(input);
@@ -118,24 +119,26 @@ impl Input {
     }
 }
 
-/// The expressions of a plan that does no more than to compute columns from a row.
-fn columns_only(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
-    if let Some(scan) = plan.downcast_ref::<StreamingTableExec>() {
-        // Planning lets the scan put its columns in another order.
-        let schema = scan.partition_schema();
-        let all: Vec<usize> = (0..schema.fields().len()).collect();
-        let order = scan.projection().as_deref().unwrap_or(&all);
-        let column = |index: &usize| Arc::new(Column::new(schema.field(*index).name(), *index)) as _;
-        return Some(order.iter().map(column).collect());
+/// The expressions of a plan that does no more than to compute columns from those of a scan.
+fn columns_only(state: &SessionState, plan: &LogicalPlan) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
+    let (exprs, scan) = match plan {
+        LogicalPlan::Projection(Projection { expr, input, .. }) => (expr.clone(), input.as_ref()),
+        scan => (scan.schema().iter().map(Expr::from).collect(), scan),
+    };
+    let mut leaf = scan;
+    while let LogicalPlan::SubqueryAlias(alias) = leaf {
+        leaf = &alias.input;
     }
-    let projection = plan.downcast_ref::<ProjectionExec>()?;
-    let scan = projection.input().downcast_ref::<StreamingTableExec>()?;
-    let exprs = projection.expr().iter().map(|column| column.expr.clone()).collect();
-    scan.projection().is_none().then_some(exprs)
+    if !matches!(leaf, LogicalPlan::TableScan(scan) if scan.fetch.is_none()) {
+        return None;
+    }
+    let planning = PhysicalPlanningContext::default();
+    let planned = |expr: &Expr| create_physical_expr(expr, scan.schema(), state.execution_props(), &planning).ok();
+    exprs.iter().map(planned).collect()
 }
 
 /// The one scan of a plan.
-pub fn only_scan(plan: &LogicalPlan) -> Result<TableScan, DataFusionError> {
+fn only_scan(plan: &LogicalPlan) -> Result<TableScan, DataFusionError> {
     let mut scans = Vec::new();
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::TableScan(scan) = node {

@@ -10,7 +10,7 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use vedette_detections::{Rule, RuleKind, Span};
 
 use super::finding::Subject;
-use super::input::{self, Input, only_scan};
+use super::input::{self, Input};
 use super::slot::{Filters, Slot, SlotTable};
 use super::state::{Absence, NewTerms, Sequence, State, Upper, Window, sliding};
 
@@ -82,8 +82,7 @@ async fn window(context: &SessionContext, rule: &Rule, span: i64) -> Result<((In
     let state = context.state();
     let sliding = sliding(state.create_logical_plan(&rule.sql).await?)?;
     let logical = state.optimize(&sliding.input)?;
-    let physical = state.query_planner().create_physical_plan(&logical, &state).await?;
-    let input = Input::new(only_scan(&logical)?, slot, physical)?;
+    let input = Input::new(&state, &logical, slot).await?;
     let kept = input.0.schema();
     let slot = Slot::default();
     let scan = |schema: SchemaRef| {
