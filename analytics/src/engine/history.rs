@@ -72,17 +72,25 @@ impl Opened {
     }
 }
 
+/// Of each cluster the newest event's time, and the last receipt, in microseconds since 1970.
+pub type Newest = BTreeMap<String, (i64, i64)>;
+
 /// What a store holds at one time.
 pub struct Stored {
     opened: Opened,
-    /// Of each cluster that has sent events lately the newest event's time, and the last receipt, in microseconds since 1970.
-    newest: BTreeMap<String, (i64, i64)>,
+    /// Of the clusters that have sent events lately.
+    newest: Newest,
 }
 
 impl Stored {
-    pub async fn now(store: &Arc<dyn Store>, lists: &Arc<Lists>, now: i64) -> Result<Self> {
+    /// `newest` is what the store holds of each cluster that it has heard of lately; `None` has the store read for it.
+    pub async fn now(store: &Arc<dyn Store>, newest: Option<Newest>, lists: &Arc<Lists>, now: i64) -> Result<Self> {
         let opened = Opened::now(store).await?;
-        let newest = newest(&opened, lists, now).await?;
+        let mut newest = match newest {
+            Some(newest) => newest,
+            None => read_newest(&opened, lists, now).await?,
+        };
+        newest.retain(|_, (_, received)| *received >= now - KNOWN);
         Ok(Self { opened, newest })
     }
 }
@@ -166,7 +174,7 @@ impl Engine {
             self.batches += 1;
             return Ok(Vec::new());
         }
-        let stored = Stored::now(store, &self.options.lists, now).await?;
+        let stored = Stored::now(store, None, &self.options.lists, now).await?;
         self.learn_apart(store, stored, now, &Apart::default()).await
     }
 
@@ -319,9 +327,9 @@ fn told(batch: &RecordBatch, wanted: Vec<bool>) -> std::result::Result<Vec<Told>
 }
 
 /// Of each cluster that has sent events lately, the newest event's time, and the last receipt.
-async fn newest(opened: &Opened, lists: &Arc<Lists>, now: i64) -> Result<BTreeMap<String, (i64, i64)>> {
+async fn read_newest(opened: &Opened, lists: &Arc<Lists>, now: i64) -> Result<Newest> {
     let context = opened.session(lists, i64::MIN, i64::MAX)?;
-    let mut newest: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    let mut newest = Newest::new();
     for table in [Table::Audit, Table::Falco] {
         let lately = col("day").gt_eq(lit(ScalarValue::Date32(i32::try_from((now - KNOWN).div_euclid(DAY)).ok())));
         let rows =

@@ -32,7 +32,7 @@ use clock::Clock;
 use conditions::{Conditions, Rows};
 use finding::Subject;
 pub use finding::{Finding, json_rows};
-pub use history::{Apart, HistoryError, Stored};
+pub use history::{Apart, HistoryError, Newest, Stored};
 use input::Input;
 use learn::Learning;
 use open::Open;

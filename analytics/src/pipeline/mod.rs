@@ -24,7 +24,7 @@ use vedette_journal::{
 };
 use vedette_schemas::{EventId, Table};
 
-use crate::engine::{Engine, EngineError, Finding, Part};
+use crate::engine::{Engine, EngineError, Finding, Newest, Part};
 use crate::store::{Store, StoreError};
 pub(crate) use alerts::{announce, records};
 pub use alerts::{batch, rows};
@@ -75,6 +75,9 @@ pub struct Pipeline {
     known_since: i64,
     pending: Pending,
     flush: Option<Flush>,
+    /// How far the events have come that are stored, or are in the flush under way, as far as this process has read them or
+    /// learned of them.
+    stored: Newest,
     /// Positions of what is stored, which the journal did not take yet.
     uncommitted: Positions,
     on_finding: Option<UnboundedSender<Finding>>,
@@ -114,6 +117,7 @@ impl Pipeline {
             known_since: i64::MAX,
             pending,
             flush: None,
+            stored: Newest::new(),
             uncommitted: Positions::new(),
             on_finding: None,
             elected: watch::Sender::new(false),
@@ -392,9 +396,20 @@ impl Pipeline {
             self.tell_repeats().await?;
             // One flush at a time: waiting here is what keeps memory bounded when the store is slow.
             self.commit(consumer).await?;
-            self.flush = Some(self.pending.start(self.store.clone()));
+            self.flush();
         }
         Ok(())
+    }
+
+    /// Sends all that waits to the store.
+    fn flush(&mut self) {
+        self.stored = self.come();
+        self.flush = Some(self.pending.start(self.store.clone()));
+    }
+
+    /// How far the events have come that were evaluated here.
+    fn come(&self) -> Newest {
+        self.engine.come().map(|(cluster, newest, received)| (cluster.to_owned(), (newest, received))).collect()
     }
 
     /// Stores and commits all that is held.
@@ -402,7 +417,7 @@ impl Pipeline {
         self.tell_repeats().await?;
         self.commit(consumer).await?;
         if !self.pending.is_empty() {
-            self.flush = Some(self.pending.start(self.store.clone()));
+            self.flush();
         }
         self.commit(consumer).await
     }

@@ -17,7 +17,7 @@ use vedette_detections::{Rule, Ruleset};
 use vedette_schemas::{EventId, Table};
 
 use super::{PipelineError, recent_ids};
-use crate::engine::{Apart, Engine, Finding, Options, Part, Stored, Tables, reach};
+use crate::engine::{Apart, Engine, Finding, Newest, Options, Part, Stored, Tables, reach};
 use crate::store::Store;
 
 /// Where new rules come from: the newest set, or why there is none that can be used.
@@ -37,6 +37,8 @@ pub struct Work {
     pub set: Arc<Ruleset>,
     pub options: Options,
     pub store: Arc<dyn Store>,
+    /// How far each cluster's stored events have come, if that is known.
+    pub newest: Option<Newest>,
     /// How many findings are remembered.
     pub known_alerts: usize,
     /// How long the store may lack events that were evaluated before.
@@ -95,7 +97,7 @@ impl Reload {
 }
 
 async fn build(
-    Work { set, options, store, known_alerts, wait }: Work,
+    Work { set, options, store, newest, known_alerts, wait }: Work,
     changed: Vec<Rule>,
     apart: Apart,
     mut feed: UnboundedReceiver<Tables>,
@@ -104,7 +106,7 @@ async fn build(
     let ids = changed.iter().map(|rule| rule.id.clone()).collect();
     let keeping = changed.into_iter().filter(|rule| reach(rule).is_some()).collect();
     let planning = beside(all(set.rules.clone(), options.clone()));
-    let learning = learn(keeping, options, &store, &apart, wait);
+    let learning = learn(keeping, options, &store, newest, &apart, wait);
     let ((mut engine, filters), (mut learned, mut findings)) = try_join(planning, learning).await?;
     let now = chrono::Utc::now().timestamp_micros();
     let mut known = Vec::new();
@@ -145,6 +147,7 @@ async fn learn(
     rules: Vec<Rule>,
     options: Options,
     store: &Arc<dyn Store>,
+    newest: Option<Newest>,
     apart: &Apart,
     wait: Duration,
 ) -> Result<(Engine, Vec<Finding>), String> {
@@ -154,7 +157,7 @@ async fn learn(
     tokio::time::sleep(wait).await;
     let now = chrono::Utc::now().timestamp_micros();
     let untold = |error| format!("the store does not say what rules look back on: {error}");
-    let stored = Stored::now(store, &options.lists, now).map_err(untold);
+    let stored = Stored::now(store, newest, &options.lists, now).map_err(untold);
     let (mut learned, stored) = try_join(beside(planned(rules, options.clone())), stored).await?;
     let mut findings = Vec::new();
     if learned.looks_back() {

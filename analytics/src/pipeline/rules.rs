@@ -33,6 +33,7 @@ impl Pipeline {
             }
         };
         self.learned = true;
+        self.stored = self.come();
         let seconds = started.elapsed().as_secs_f64();
         metrics::gauge!("vedette_rules_learned_seconds").set(seconds);
         tracing::info!(seconds, "rules know what they look back on");
@@ -80,10 +81,14 @@ impl Pipeline {
         if self.learned {
             let (old, store, known) = (self.live_set(), self.store.clone(), self.alerts.capacity());
             let (part, options) = (self.part(), self.config.engine());
-            let work =
-                Work { set, options: Options { part, ..options }, store, known_alerts: known, wait: Duration::ZERO };
+            let options = Options { part, ..options };
+            let work = Work { set, options, store, newest: None, known_alerts: known, wait: Duration::ZERO };
             self.reload = Some(match part {
-                Part::All => Reload::start(&old, work, self.pending.tables()),
+                Part::All => {
+                    // Without rules that look back it has not learned of clusters that were silent since its start.
+                    let newest = self.engine.looks_back().then(|| self.stored.clone());
+                    Reload::start(&old, Work { newest, ..work }, self.pending.tables())
+                }
                 // What is evaluated here is stored elsewhere, a while later.
                 Part::Groups => Reload::start(&old, Work { wait: self.until_stored(), ..work }, std::iter::empty()),
                 Part::Filters => Reload::start(&old, work, std::iter::empty()),

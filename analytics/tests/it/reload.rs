@@ -101,6 +101,43 @@ async fn new_rules_know_what_is_not_stored_yet() {
     changed_in_mid_window(600).await;
 }
 
+/// What a process has not read itself it knows of from the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_rules_know_what_was_stored_before_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, store) = place(folder.path()).await;
+    let first = set(vec![six("kept"), each("each", "verb = 'get'")]);
+    let (sender, reloads) = watch::channel(Ok(first.clone()));
+    let start = async |listener| {
+        let pipeline = Pipeline::new(Config::default(), journal.clone(), store.clone(), first.clone()).await.unwrap();
+        let pipeline = pipeline.following(reloads.clone());
+        let (live, stop) = (pipeline.live(), CancellationToken::new());
+        (live, stop.clone(), tokio::spawn(pipeline.run(stop, Some(listener))))
+    };
+
+    let (listener, mut heard) = unbounded_channel();
+    let (_, stop, running) = start(listener).await;
+    journal.append(Topic::Audit, (0..5).map(read).collect()).await.unwrap();
+    findings(&mut heard, 5).await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+
+    let (listener, mut heard) = unbounded_channel();
+    let (mut live, stop, running) = start(listener).await;
+    // From another cluster, so that this process has read nothing of the first.
+    let other = Record { cluster: "other".into(), ..read(5) };
+    journal.append(Topic::Audit, vec![other]).await.unwrap();
+    findings(&mut heard, 1).await;
+    sender.send(Ok(set(vec![six("added"), six("kept"), each("each", "verb = 'get'")]))).unwrap();
+    tokio::time::timeout(Duration::from_secs(60), live.changed()).await.unwrap().unwrap();
+    journal.append(Topic::Audit, vec![read(6)]).await.unwrap();
+    let found = findings(&mut heard, 3).await;
+    let found: BTreeSet<_> = found.iter().map(|finding| finding.rule_id.as_str()).collect();
+    assert_eq!(found, BTreeSet::from(["added", "each", "kept"]));
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
 /// The findings of the built-in rules over a stream, with that many reloads on the way.
 async fn over_a_stream(reloads: usize) -> BTreeSet<String> {
     let folder = tempfile::tempdir().unwrap();
