@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use tokio::task::JoinHandle;
-use vedette_journal::{Delivered, Positions};
+use vedette_journal::{Consumer, Delivered, JournalError, Positions};
 use vedette_schemas::Table;
 
 use super::decode::Fresh;
-use super::{Config, Counts, PipelineError};
-use crate::engine::Tables;
+use super::{Config, Counts, Pipeline, PipelineError};
+use crate::engine::{Newest, Tables};
 use crate::store::{Store, Write};
 
 /// The order in which tables are stored. Events come last: an event that the store holds counts as dealt with, so what
@@ -130,5 +130,61 @@ impl Flush {
 impl Drop for Flush {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+impl Pipeline {
+    /// Starts a flush that is due and commits one that is done.
+    pub(super) async fn turn(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
+        let left_over = self.flush.is_none() && !self.uncommitted.is_empty();
+        if left_over || self.flush.as_ref().is_some_and(Flush::is_finished) {
+            self.commit(consumer).await?;
+        }
+        if self.pending.is_due(&self.config) {
+            self.tell_repeats().await?;
+            // One flush at a time: waiting here is what keeps memory bounded when the store is slow.
+            self.commit(consumer).await?;
+            self.flush();
+        }
+        Ok(())
+    }
+
+    /// Sends all that waits to the store.
+    fn flush(&mut self) {
+        self.stored = self.come();
+        self.flush = Some(self.pending.start(self.store.clone()));
+    }
+
+    /// How far the events have come that were evaluated here.
+    pub(super) fn come(&self) -> Newest {
+        self.engine.come().map(|(cluster, newest, received)| (cluster.to_owned(), (newest, received))).collect()
+    }
+
+    /// Stores and commits all that is held.
+    pub(super) async fn settle(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
+        self.tell_repeats().await?;
+        self.commit(consumer).await?;
+        if !self.pending.is_empty() {
+            self.flush();
+        }
+        self.commit(consumer).await
+    }
+
+    /// Waits for a flush under way, and commits what is stored.
+    async fn commit(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
+        if let Some(flush) = &mut self.flush {
+            self.uncommitted.extend(flush.finish().await?);
+            self.flush = None;
+        }
+        if self.uncommitted.is_empty() {
+            return Ok(());
+        }
+        match consumer.commit(&self.uncommitted).await {
+            Ok(()) => self.uncommitted.clear(),
+            Err(JournalError::Closed) => return Err(JournalError::Closed.into()),
+            // The next commit takes these positions along. What is read again in between is recognised.
+            Err(error) => tracing::warn!(%error, "the journal does not take a position; it is committed with the next"),
+        }
+        Ok(())
     }
 }

@@ -386,42 +386,6 @@ impl Pipeline {
         received_at - i64::from(self.config.seen_minutes) * 60_000_000
     }
 
-    /// Starts a flush that is due and commits one that is done.
-    async fn turn(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
-        let left_over = self.flush.is_none() && !self.uncommitted.is_empty();
-        if left_over || self.flush.as_ref().is_some_and(Flush::is_finished) {
-            self.commit(consumer).await?;
-        }
-        if self.pending.is_due(&self.config) {
-            self.tell_repeats().await?;
-            // One flush at a time: waiting here is what keeps memory bounded when the store is slow.
-            self.commit(consumer).await?;
-            self.flush();
-        }
-        Ok(())
-    }
-
-    /// Sends all that waits to the store.
-    fn flush(&mut self) {
-        self.stored = self.come();
-        self.flush = Some(self.pending.start(self.store.clone()));
-    }
-
-    /// How far the events have come that were evaluated here.
-    fn come(&self) -> Newest {
-        self.engine.come().map(|(cluster, newest, received)| (cluster.to_owned(), (newest, received))).collect()
-    }
-
-    /// Stores and commits all that is held.
-    async fn settle(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
-        self.tell_repeats().await?;
-        self.commit(consumer).await?;
-        if !self.pending.is_empty() {
-            self.flush();
-        }
-        self.commit(consumer).await
-    }
-
     /// Lets go of all that is neither stored nor committed, as if it had never been read: someone else reads it again.
     fn forget(&mut self) {
         self.flush = None;
@@ -433,23 +397,6 @@ impl Pipeline {
         self.learned = false;
         self.postpone_reload();
         self.known_since = i64::MAX;
-    }
-
-    async fn commit(&mut self, consumer: &mut dyn Consumer) -> Result<(), PipelineError> {
-        if let Some(flush) = &mut self.flush {
-            self.uncommitted.extend(flush.finish().await?);
-            self.flush = None;
-        }
-        if self.uncommitted.is_empty() {
-            return Ok(());
-        }
-        match consumer.commit(&self.uncommitted).await {
-            Ok(()) => self.uncommitted.clear(),
-            Err(JournalError::Closed) => return Err(JournalError::Closed.into()),
-            // The next commit takes these positions along. What is read again in between is recognised.
-            Err(error) => tracing::warn!(%error, "the journal does not take a position; it is committed with the next"),
-        }
-        Ok(())
     }
 }
 
