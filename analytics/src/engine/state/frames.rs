@@ -29,12 +29,12 @@ use super::kept::named;
 struct Function {
     aggregate: Arc<AggregateFunctionExpr>,
     filter: Option<Arc<dyn PhysicalExpr>>,
-    sliding: Sliding,
+    moves: Move,
 }
 
 /// How an aggregate goes from one frame to the next.
 #[derive(Clone, Copy, PartialEq)]
-enum Sliding {
+enum Move {
     /// What leaves the frame is taken off again.
     Slides,
     /// So it is, from a sum that is exact.
@@ -98,7 +98,7 @@ impl Frames {
         asked: &[bool],
         runs: Vec<Run>,
     ) -> Result<(RecordBatch, Vec<(u64, Slide)>)> {
-        let slides = self.functions.iter().all(|function| function.sliding != Sliding::Anew);
+        let slides = self.functions.iter().all(|function| function.moves != Move::Anew);
         let subjects = self.subjects.convert_columns(&named(rows, &self.groups)?)?;
         let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
         let mut places = Vec::new();
@@ -243,19 +243,19 @@ impl Function {
         if aggregate.create_sliding_accumulator().is_err() {
             return plan_err!("{name}() can't slide over time; {} can", sliding_instead(name));
         }
-        let mut sliding = Sliding::Slides;
+        let mut moves = Move::Slides;
         for argument in aggregate.expressions() {
             let of = argument.data_type(rows.as_arrow())?;
             if of.is_floating() && !COMPARE.contains(&name) {
-                sliding = exact::made(&aggregate, &of).map_or(Sliding::Anew, Sliding::Exact);
+                moves = exact::made(&aggregate, &of).map_or(Move::Anew, Move::Exact);
             }
         }
-        Ok(Self { aggregate, filter, sliding })
+        Ok(Self { aggregate, filter, moves })
     }
 
     fn accumulator(&self) -> Result<Box<dyn Accumulator>> {
-        match self.sliding {
-            Sliding::Exact(made) => Ok(Box::new(Exact::new(made))),
+        match self.moves {
+            Move::Exact(made) => Ok(Box::new(Exact::new(made))),
             _ => self.aggregate.create_sliding_accumulator(),
         }
     }
@@ -295,7 +295,7 @@ impl Function {
                     results.extend(same);
                     continue;
                 }
-                if frame.start >= last.end || (self.sliding == Sliding::Anew && frame.start > last.start) {
+                if frame.start >= last.end || (self.moves == Move::Anew && frame.start > last.start) {
                     accumulator = self.accumulator()?;
                     last = frame.start..frame.start;
                 }
