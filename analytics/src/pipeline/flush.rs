@@ -155,9 +155,11 @@ impl Pipeline {
         self.flush = Some(self.pending.start(self.store.clone()));
     }
 
-    /// How far the events have come that were evaluated here.
-    pub(super) fn come(&self) -> Newest {
-        self.engine.come().map(|(cluster, newest, received)| (cluster.to_owned(), (newest, received))).collect()
+    /// How far the events have come that were evaluated here or learned of. Without rules that look back nothing was learned of
+    /// clusters that have been silent since the start, and where processes share the work others evaluate, too: `None`.
+    pub(super) fn come(&self) -> Option<Newest> {
+        let come = self.engine.come().map(|(cluster, newest, received)| (cluster.to_owned(), (newest, received)));
+        self.engine.looks_back().then(|| come.collect())
     }
 
     /// Stores and commits all that is held.

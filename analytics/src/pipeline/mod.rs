@@ -75,9 +75,8 @@ pub struct Pipeline {
     known_since: i64,
     pending: Pending,
     flush: Option<Flush>,
-    /// How far the events have come that are stored, or are in the flush under way, as far as this process has read them or
-    /// learned of them.
-    stored: Newest,
+    /// How far the events have come that are stored, or are in the flush under way; `None` when only the store knows.
+    stored: Option<Newest>,
     /// Positions of what is stored, which the journal did not take yet.
     uncommitted: Positions,
     on_finding: Option<UnboundedSender<Finding>>,
@@ -117,7 +116,7 @@ impl Pipeline {
             known_since: i64::MAX,
             pending,
             flush: None,
-            stored: Newest::new(),
+            stored: None,
             uncommitted: Positions::new(),
             on_finding: None,
             elected: watch::Sender::new(false),

@@ -81,14 +81,10 @@ impl Pipeline {
         if self.learned {
             let (old, store, known) = (self.live_set(), self.store.clone(), self.alerts.capacity());
             let (part, options) = (self.part(), self.config.engine());
-            let options = Options { part, ..options };
-            let work = Work { set, options, store, newest: None, known_alerts: known, wait: Duration::ZERO };
+            let (options, newest) = (Options { part, ..options }, self.stored.clone());
+            let work = Work { set, options, store, newest, known_alerts: known, wait: Duration::ZERO };
             self.reload = Some(match part {
-                Part::All => {
-                    // Without rules that look back it has not learned of clusters that were silent since its start.
-                    let newest = self.engine.looks_back().then(|| self.stored.clone());
-                    Reload::start(&old, Work { newest, ..work }, self.pending.tables())
-                }
+                Part::All => Reload::start(&old, work, self.pending.tables()),
                 // What is evaluated here is stored elsewhere, a while later.
                 Part::Groups => Reload::start(&old, Work { wait: self.until_stored(), ..work }, std::iter::empty()),
                 Part::Filters => Reload::start(&old, work, std::iter::empty()),

@@ -101,15 +101,15 @@ async fn new_rules_know_what_is_not_stored_yet() {
     changed_in_mid_window(600).await;
 }
 
-/// What a process has not read itself it knows of from the store.
-#[tokio::test(flavor = "multi_thread")]
-async fn new_rules_know_what_was_stored_before_a_start() {
+/// What a process has not read itself it knows of from the store, whatever rules it starts with.
+async fn changed_after_a_start(first: Vec<Rule>) {
     let folder = tempfile::tempdir().unwrap();
     let (journal, store) = place(folder.path()).await;
-    let first = set(vec![six("kept"), each("each", "verb = 'get'")]);
-    let (sender, reloads) = watch::channel(Ok(first.clone()));
+    let with = |more: &[&str]| set(first.iter().cloned().chain(more.iter().map(|id| six(id))).collect());
+    let config = Config { flush_seconds: 600, ..Config::default() };
+    let (sender, reloads) = watch::channel(Ok(with(&[])));
     let start = async |listener| {
-        let pipeline = Pipeline::new(Config::default(), journal.clone(), store.clone(), first.clone()).await.unwrap();
+        let pipeline = Pipeline::new(config.clone(), journal.clone(), store.clone(), with(&[])).await.unwrap();
         let pipeline = pipeline.following(reloads.clone());
         let (live, stop) = (pipeline.live(), CancellationToken::new());
         (live, stop.clone(), tokio::spawn(pipeline.run(stop, Some(listener))))
@@ -128,14 +128,26 @@ async fn new_rules_know_what_was_stored_before_a_start() {
     let other = Record { cluster: "other".into(), ..read(5) };
     journal.append(Topic::Audit, vec![other]).await.unwrap();
     findings(&mut heard, 1).await;
-    sender.send(Ok(set(vec![six("added"), six("kept"), each("each", "verb = 'get'")]))).unwrap();
-    tokio::time::timeout(Duration::from_secs(60), live.changed()).await.unwrap().unwrap();
+    for more in [&["one"][..], &["one", "another"]] {
+        sender.send(Ok(with(more))).unwrap();
+        tokio::time::timeout(Duration::from_secs(60), live.changed()).await.unwrap().unwrap();
+    }
     journal.append(Topic::Audit, vec![read(6)]).await.unwrap();
-    let found = findings(&mut heard, 3).await;
+    let found = findings(&mut heard, first.len() + 2).await;
     let found: BTreeSet<_> = found.iter().map(|finding| finding.rule_id.as_str()).collect();
-    assert_eq!(found, BTreeSet::from(["added", "each", "kept"]));
+    assert_eq!(found, first.iter().map(|rule| rule.id.as_str()).chain(["one", "another"]).collect());
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_rules_know_what_was_stored_before_a_start() {
+    changed_after_a_start(vec![six("kept"), each("each", "verb = 'get'")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_rules_know_what_was_stored_before_a_start_that_learned_nothing() {
+    changed_after_a_start(vec![each("each", "verb = 'get'")]).await;
 }
 
 /// The findings of the built-in rules over a stream, with that many reloads on the way.

@@ -33,15 +33,29 @@ pub fn made(aggregate: &AggregateFunctionExpr, of: &DataType) -> Option<Made> {
 pub struct Exact {
     made: Made,
     finite: XsumSmall,
-    count: usize,
-    nan: usize,
-    infinite: usize,
-    minus_infinite: usize,
+    count: i64,
+    nan: i64,
+    infinite: i64,
+    minus_infinite: i64,
 }
 
 impl Exact {
     pub fn new(made: Made) -> Self {
         Self { made, finite: XsumSmall::new(), count: 0, nan: 0, infinite: 0, minus_infinite: 0 }
+    }
+
+    /// Takes numbers in, or off again.
+    fn change(&mut self, values: &[ArrayRef], off: bool) {
+        let by = if off { -1 } else { 1 };
+        for value in values[0].as_primitive::<Float64Type>().iter().flatten() {
+            self.count += by;
+            match value {
+                _ if value.is_finite() => self.finite.add(if off { -value } else { value }),
+                _ if value.is_nan() => self.nan += by,
+                _ if value > 0.0 => self.infinite += by,
+                _ => self.minus_infinite += by,
+            }
+        }
     }
 
     fn sum(&mut self) -> f64 {
@@ -57,28 +71,12 @@ impl Exact {
 
 impl Accumulator for Exact {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        for value in values[0].as_primitive::<Float64Type>().iter().flatten() {
-            self.count += 1;
-            match value {
-                _ if value.is_finite() => self.finite.add(value),
-                _ if value.is_nan() => self.nan += 1,
-                _ if value > 0.0 => self.infinite += 1,
-                _ => self.minus_infinite += 1,
-            }
-        }
+        self.change(values, false);
         Ok(())
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        for value in values[0].as_primitive::<Float64Type>().iter().flatten() {
-            self.count -= 1;
-            match value {
-                _ if value.is_finite() => self.finite.add(-value),
-                _ if value.is_nan() => self.nan -= 1,
-                _ if value > 0.0 => self.infinite -= 1,
-                _ => self.minus_infinite -= 1,
-            }
-        }
+        self.change(values, true);
         Ok(())
     }
 
