@@ -10,7 +10,7 @@ use arrow::record_batch::RecordBatch;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use vedette_benches::Generator;
+use vedette_benches::{Generator, Slice, slices};
 use vedette_schemas::EventId;
 use vedette_schemas::decode::AuditDecoder;
 use vedette_schemas::derive::derive;
@@ -96,49 +96,45 @@ struct TypedObjectReference<'a> {
     resource_version: Option<Cow<'a, str>>,
 }
 
-fn events() -> Vec<(EventId, String)> {
-    let mut generator = Generator::new(1);
-    let next = |_| {
-        let mut event = String::new();
-        generator.event(&mut event);
-        (EventId::of("prod", event.as_bytes()), event)
-    };
-    (0..EVENTS).map(next).collect()
+fn events() -> Vec<(EventId, Slice)> {
+    let slices = slices(Generator::new(1).lines(EVENTS));
+    slices.into_iter().map(|slice| (EventId::of("prod", &slice.0), slice)).collect()
 }
 
-fn decode(events: &[(EventId, String)]) -> RecordBatch {
+fn decode(events: &[(EventId, Slice)]) -> RecordBatch {
     let mut decoder = AuditDecoder::with_capacity(events.len());
-    for (id, event) in events {
-        decoder.push_as(*id, "prod", RECEIVED_AT, event.as_bytes()).unwrap();
+    for (id, (event, text)) in events {
+        decoder.push_as(*id, "prod", RECEIVED_AT, event, Some(text)).unwrap();
     }
     decoder.finish()
 }
 
 fn decoding(criterion: &mut Criterion) {
     let events = events();
-    let bytes = events.iter().map(|(_, event)| event.len()).sum::<usize>() as u64;
+    let bytes = events.iter().map(|(_, (event, _))| event.len()).sum::<usize>() as u64;
+    let texts: Vec<&str> = events.iter().map(|(_, (event, _))| str::from_utf8(event).unwrap()).collect();
     for (unit, throughput) in [("bytes", Throughput::Bytes(bytes)), ("events", Throughput::Elements(EVENTS as u64))] {
         let mut group = criterion.benchmark_group("decode");
         group.throughput(throughput).sample_size(20);
         group.bench_function(BenchmarkId::new("serde_json typed", unit), |bencher| {
             bencher.iter(|| {
-                for (_, event) in &events {
-                    black_box(serde_json::from_slice::<TypedEvent>(event.as_bytes()).unwrap());
+                for (_, (event, _)) in &events {
+                    black_box(serde_json::from_slice::<TypedEvent>(event).unwrap());
                 }
             });
         });
         // Spared the check that the bytes are UTF-8.
         group.bench_function(BenchmarkId::new("serde_json typed, of text", unit), |bencher| {
             bencher.iter(|| {
-                for (_, event) in &events {
+                for event in &texts {
                     black_box(serde_json::from_str::<TypedEvent>(event).unwrap());
                 }
             });
         });
         group.bench_function(BenchmarkId::new("identity", unit), |bencher| {
             bencher.iter(|| {
-                for (_, event) in &events {
-                    black_box(EventId::of("prod", event.as_bytes()));
+                for (_, (event, _)) in &events {
+                    black_box(EventId::of("prod", event));
                 }
             });
         });

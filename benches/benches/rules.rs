@@ -13,7 +13,7 @@ use datafusion::physical_plan::{ExecutionPlan, collect};
 use datafusion::prelude::SessionContext;
 use tokio::runtime::{Builder, Runtime};
 use vedette_analytics::engine::{Engine, Tables};
-use vedette_benches::Generator;
+use vedette_benches::{Generator, slices};
 use vedette_detections::{Rule, RuleKind, builtin, sql};
 use vedette_schemas::{AuditDecoder, EventId, Table, derive};
 
@@ -132,19 +132,13 @@ fn over_columns(runtime: &Runtime) {
 
 /// From the bytes, event by event.
 fn from_bytes(runtime: &Runtime) {
-    let mut generator = Generator::new(1);
-    let event = |_| {
-        let mut event = String::new();
-        generator.event(&mut event);
-        event
-    };
-    let events: Vec<String> = (0..EVENTS).map(event).collect();
-    let ids: Vec<EventId> = events.iter().map(|event| EventId::of("prod", event.as_bytes())).collect();
+    let events = slices(Generator::new(1).lines(EVENTS));
+    let ids: Vec<EventId> = events.iter().map(|(event, _)| EventId::of("prod", event)).collect();
     let mut engine = runtime.block_on(Engine::new(typical(100))).unwrap();
     let ours = || {
         let mut decoder = AuditDecoder::with_capacity(EVENTS);
-        for (id, event) in ids.iter().zip(&events) {
-            decoder.push_as(*id, "prod", RECEIVED_AT, event.as_bytes()).unwrap();
+        for (id, (event, text)) in ids.iter().zip(&events) {
+            decoder.push_as(*id, "prod", RECEIVED_AT, event, Some(text)).unwrap();
         }
         let tables = Tables::from([(Table::Audit, decoder.finish())]);
         black_box(runtime.block_on(engine.select(&tables)).unwrap());
@@ -152,9 +146,9 @@ fn from_bytes(runtime: &Runtime) {
     // It writes into what it parses, so that it needs a copy; copying the bytes is a fiftieth of it.
     let (mut buffers, mut copy) = (simd_json::Buffers::default(), Vec::new());
     let theirs = || {
-        for event in &events {
+        for (event, _) in &events {
             copy.clear();
-            copy.extend_from_slice(event.as_bytes());
+            copy.extend_from_slice(event);
             black_box(simd_json::to_borrowed_value_with_buffers(&mut copy, &mut buffers).unwrap());
         }
     };

@@ -16,7 +16,7 @@ use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use tokio::runtime::{Builder, Runtime};
 use vedette_analytics::engine::{Engine, Tables};
-use vedette_benches::Generator;
+use vedette_benches::{Generator, Slice, slices};
 use vedette_detections::{Rule, RuleKind, builtin};
 use vedette_schemas::{AuditDecoder, EventId, Table};
 
@@ -58,16 +58,11 @@ fn main() {
 }
 
 fn write(folder: &Path, count: usize) {
-    let mut generator = Generator::new(1);
-    let mut lines = String::new();
-    for _ in 0..count {
-        generator.event(&mut lines);
-        lines.push('\n');
-    }
+    let lines = Generator::new(1).lines(count);
     fs::write(folder.join("events.ndjson"), &lines).unwrap();
     fs::write(folder.join("conditions.json"), serde_json::to_vec(&vedette_benches::typical(100)).unwrap()).unwrap();
 
-    let batches = decode(&events(&lines));
+    let batches = decode(&events(lines));
     let columns: Vec<usize> = COLUMNS.iter().map(|name| Table::Audit.schema().index_of(name).unwrap()).collect();
     let schema = Arc::new(plain(&Table::Audit.schema().project(&columns).unwrap()));
     let file = BufWriter::new(File::create(folder.join("audit.arrow")).unwrap());
@@ -90,18 +85,18 @@ fn plain(schema: &Schema) -> Schema {
 }
 
 /// Events beside their identities, which the receiver computes and the journal carries.
-fn events(lines: &str) -> Vec<(EventId, &str)> {
-    lines.lines().map(|line| (EventId::of(CLUSTER, line.as_bytes()), line)).collect()
+fn events(lines: String) -> Vec<(EventId, Slice)> {
+    slices(lines).into_iter().map(|slice| (EventId::of(CLUSTER, &slice.0), slice)).collect()
 }
 
-fn decode(events: &[(EventId, &str)]) -> Vec<RecordBatch> {
+fn decode(events: &[(EventId, Slice)]) -> Vec<RecordBatch> {
     events.chunks(BATCH).map(decode_batch).collect()
 }
 
-fn decode_batch(events: &[(EventId, &str)]) -> RecordBatch {
+fn decode_batch(events: &[(EventId, Slice)]) -> RecordBatch {
     let mut decoder = AuditDecoder::with_capacity(events.len());
-    for (id, event) in events {
-        decoder.push_as(*id, CLUSTER, RECEIVED_AT, event.as_bytes()).unwrap();
+    for (id, (event, text)) in events {
+        decoder.push_as(*id, CLUSTER, RECEIVED_AT, event, Some(text)).unwrap();
     }
     decoder.finish()
 }
@@ -111,7 +106,7 @@ fn serve(folder: &Path, conditions: &str) {
     let conditions: Vec<String> = serde_json::from_slice(&fs::read(conditions).unwrap()).unwrap();
     let mut counter = Counter::new(runtime, &conditions);
     let lines = fs::read_to_string(folder.join("events.ndjson")).unwrap();
-    let events = events(&lines);
+    let events = events(lines);
     let decoded: Vec<Tables> = decode(&events).into_iter().map(|batch| Tables::from([(Table::Audit, batch)])).collect();
     for asked in stdin().lock().lines() {
         let counts = match asked.unwrap().as_str() {

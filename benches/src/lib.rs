@@ -11,12 +11,16 @@ mod typical;
 mod user;
 mod workload;
 
+use bytes::Bytes;
 use random::Random;
 use scenario::Mood;
 pub use typical::typical;
 
 /// 2026-03-01T00:00:00Z.
 const DEFAULT_START: i64 = 1_772_323_200_000_000;
+
+/// What a full frame of the embedded journal holds, in bytes.
+const FRAME: usize = 1 << 20;
 
 /// Events come a millisecond apart on average.
 const LONGEST_GAP: u64 = 2_000;
@@ -54,10 +58,36 @@ impl Generator {
         scenario::next(&mut self.random, self.now, self.mood).write(&mut self.random, self.now, out);
     }
 
+    /// The next events, a line each.
+    pub fn lines(&mut self, count: usize) -> String {
+        let mut lines = String::new();
+        for _ in 0..count {
+            self.event(&mut lines);
+            lines.push('\n');
+        }
+        lines
+    }
+
     /// When the last event was received by its API server, in microseconds since 1970 UTC.
     pub fn now(&self) -> i64 {
         self.now
     }
+}
+
+/// An event, and the text that it is a slice of.
+pub type Slice = (Bytes, Bytes);
+
+/// Events, a line each, as the embedded journal hands them out when it is busy: slices of texts of a mebibyte.
+pub fn slices(lines: String) -> Vec<Slice> {
+    let mut left = Bytes::from(lines);
+    let mut slices = Vec::new();
+    while !left.is_empty() {
+        let end = left.iter().skip(FRAME).position(|byte| *byte == b'\n').map_or(left.len(), |line| FRAME + line + 1);
+        let text = left.split_to(end);
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        slices.extend(lines.map(|line| (text.slice_ref(line), text.clone())));
+    }
+    slices
 }
 
 #[cfg(test)]

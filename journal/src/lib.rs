@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 pub use record::{Record, Source, Topic};
 
@@ -58,6 +59,8 @@ pub struct Delivered {
     pub partition: Partition,
     pub offset: u64,
     pub record: Record,
+    /// What came in one piece and the record's payload is a slice of, or the payload itself.
+    pub text: Bytes,
 }
 
 /// How much a poll may bring, and how long it may wait for the first record.

@@ -45,12 +45,14 @@ fn decode_now(records: Vec<Delivered>) -> Decoded {
     let mut decoded = Decoded::default();
     let (mut audit, mut falco) = (AuditDecoder::with_capacity(records.len()), FalcoDecoder::new());
     let (mut audit_rows, mut falco_rows) = (Vec::new(), Vec::new());
-    for Delivered { partition, record, .. } in records {
+    for Delivered { partition, record, text, .. } in records {
         let Record { id, cluster, received_at, payload, .. } = &record;
         let row = (*id, cluster.clone());
         let result = match source(partition.topic).unwrap_or(record.source) {
-            Source::Falco => falco.push_as(*id, cluster, *received_at, payload).map(|()| falco_rows.push(row)),
-            _ => audit.push_as(*id, cluster, *received_at, payload).map(|()| audit_rows.push(row)),
+            Source::Falco => {
+                falco.push_as(*id, cluster, *received_at, payload, Some(&text)).map(|()| falco_rows.push(row))
+            }
+            _ => audit.push_as(*id, cluster, *received_at, payload, Some(&text)).map(|()| audit_rows.push(row)),
         };
         if let Err(error) = result {
             decoded.dead.push(Record { reason: Some(error.to_string()), ..record });

@@ -199,10 +199,10 @@ impl Header {
     }
 }
 
-/// The records of a frame whose checksum is right. Payloads are slices of one buffer, which is no larger than the header
-/// says, and no larger than any frame may be. `cluster` is the last cluster's name seen, shared between records rather
+/// The records of a frame whose checksum is right, and the text that their payloads are slices of, which is no larger than
+/// the header says, and no larger than any frame may be. `cluster` is the last cluster's name seen, shared between records rather
 /// than allocated for each. An error says what is wrong.
-pub fn decode(header: &Header, frame: &[u8], cluster: &mut Arc<str>) -> Result<Vec<Record>, &'static str> {
+pub fn decode(header: &Header, frame: &[u8], cluster: &mut Arc<str>) -> Result<(Bytes, Vec<Record>), &'static str> {
     if header.records_size > MAX_RECORDS_SIZE {
         return Err("its records are larger than a frame's may be");
     }
@@ -211,12 +211,13 @@ pub fn decode(header: &Header, frame: &[u8], cluster: &mut Arc<str>) -> Result<V
     if plain.len() != header.records_size {
         return Err("its records have another size than it says");
     }
-    let mut plain = Bytes::from(plain);
+    let text = Bytes::from(plain);
+    let mut plain = text.clone();
     let mut records = Vec::with_capacity((header.count as usize).min(plain.len() / RECORD_HEADER));
     for _ in 0..header.count {
         records.push(take_record(&mut plain, cluster).ok_or("its records make no sense")?);
     }
-    if plain.is_empty() { Ok(records) } else { Err("it has more in it than its records") }
+    if plain.is_empty() { Ok((text, records)) } else { Err("it has more in it than its records") }
 }
 
 fn take_record(frame: &mut Bytes, cluster: &mut Arc<str>) -> Option<Record> {
@@ -281,7 +282,7 @@ mod tests {
             let (header, bytes) = sealed(&records, first, first / 2);
             prop_assert!(header.matches(&bytes));
             prop_assert_eq!((header.format, header.first, header.synced), (FORMAT, first, first / 2));
-            prop_assert_eq!(decode(&header, &bytes, &mut "".into()), Ok(records));
+            prop_assert_eq!(decode(&header, &bytes, &mut "".into()).map(|(_, records)| records), Ok(records));
         }
 
         #[test]
@@ -344,7 +345,7 @@ mod tests {
         let mut read = Vec::new();
         for frame in &mut frames {
             frame.seal(0, 0);
-            read.extend(decode(&Header::parse(frame.bytes()).unwrap(), frame.bytes(), &mut "".into()).unwrap());
+            read.extend(decode(&Header::parse(frame.bytes()).unwrap(), frame.bytes(), &mut "".into()).unwrap().1);
         }
         assert!(read == records);
     }

@@ -136,12 +136,12 @@ impl Reader {
             return Err(self.damaged("its offsets do not follow"));
         }
         let mut cluster = self.cluster.clone();
-        let records = frame::decode(header, frame, &mut cluster).map_err(|problem| self.damaged(problem))?;
+        let (text, records) = frame::decode(header, frame, &mut cluster).map_err(|problem| self.damaged(problem))?;
         self.cluster = cluster;
         let partition = Partition { topic: self.log.topic, number: 0 };
         // A group may have committed a position inside a frame.
         for (offset, record) in (header.first..).zip(records).skip((self.next - header.first) as usize) {
-            let delivered = Delivered { partition, offset, record };
+            let delivered = Delivered { partition, offset, record, text: text.clone() };
             self.pending_bytes += size_of(&delivered);
             self.pending.push_back(delivered);
         }

@@ -286,7 +286,8 @@ impl Member {
                     let offset = message.offset().max(0) as u64;
                     let record = message::decode(topic, &message);
                     bytes += record.payload.len();
-                    state.records.push(Delivered { partition, offset, record });
+                    let text = record.payload.clone();
+                    state.records.push(Delivered { partition, offset, record, text });
                 }
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => state.lost = Some(error.to_string()),
                 Some(Err(error)) if lasting(&error) && state.records.is_empty() => {

@@ -41,26 +41,32 @@ pub struct Strings {
     pub inside: u64,
     /// Backslashes that escape the byte after them.
     pub escaping: u64,
-    /// Bytes that a backslash escapes.
-    pub escaped: u64,
 }
 
-/// `parity` makes each bit the parity of the bits up to it.
+/// `parity` makes each bit the parity of the bits up to it. `escapes` hears which bytes are escaped, if any are.
 #[inline(always)]
-pub fn strings(classes: &Classes, carry: &mut Carry, parity: impl Fn(u64) -> u64) -> Strings {
-    let (escaping, escaped) = match classes.backslashes | carry.escape {
-        0 => (0, 0),
-        _ => escapes(classes.backslashes, &mut carry.escape),
-    };
-    let quotes = classes.quotes & !escaped;
+pub fn strings(
+    classes: &Classes,
+    carry: &mut Carry,
+    parity: impl Fn(u64) -> u64,
+    mut escapes: impl FnMut(u64),
+) -> Strings {
+    let mut quotes = classes.quotes;
+    let mut escaping = 0;
+    if classes.backslashes | carry.escape != 0 {
+        let escaped;
+        (escaping, escaped) = escaped_by(classes.backslashes, &mut carry.escape);
+        quotes &= !escaped;
+        escapes(escaped);
+    }
     let inside = parity(quotes) ^ carry.string;
     carry.string = ((inside as i64) >> 63) as u64;
-    Strings { quotes, inside, escaping, escaped }
+    Strings { quotes, inside, escaping }
 }
 
 /// Which backslashes escape the byte after them, and which bytes are escaped.
 #[inline(always)]
-fn escapes(backslashes: u64, carry: &mut u64) -> (u64, u64) {
+fn escaped_by(backslashes: u64, carry: &mut u64) -> (u64, u64) {
     const EVEN: u64 = 0x5555_5555_5555_5555;
     let starts = backslashes & !*carry;
     let follows = starts << 1 | *carry;

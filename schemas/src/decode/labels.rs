@@ -56,10 +56,18 @@ impl Labels {
         }
     }
 
+    /// Makes room for so many rows, or leaves out those beyond. Without a label a row has null.
+    pub fn resize(&mut self, rows: usize) {
+        self.keys.resize(rows, NULL);
+    }
+
+    /// Puts a row's label, for which there is room.
     #[inline(always)]
-    pub fn append(&mut self, label: Option<&[u8]>) {
-        let key = label.map_or(NULL, |label| self.number(label));
-        self.keys.push(key);
+    pub fn put(&mut self, row: usize, label: &[u8]) {
+        let number = self.number(label);
+        if let Some(key) = self.keys.get_mut(row) {
+            *key = number;
+        }
     }
 
     pub fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
@@ -179,7 +187,10 @@ mod tests {
             let texts: Vec<Option<String>> = (0..4000)
                 .map(|i| (i % 7 != 0).then(|| format!("{round}-{}", "x".repeat(i % 40) + &(i % 500).to_string())))
                 .collect();
-            texts.iter().for_each(|text| labels.append(text.as_ref().map(String::as_bytes)));
+            labels.resize(texts.len());
+            for (row, text) in texts.iter().enumerate() {
+                text.iter().for_each(|text| labels.put(row, text.as_bytes()));
+            }
             let array = labels.finish().unwrap();
             let typed = array.as_dictionary::<Int32Type>().downcast_dict::<arrow::array::StringArray>().unwrap();
             assert_eq!(typed.into_iter().map(|t| t.map(str::to_owned)).collect::<Vec<_>>(), texts);
@@ -190,8 +201,9 @@ mod tests {
     #[test]
     fn each_text_is_entered_once() {
         let mut labels = Labels::with_capacity(8);
+        labels.resize(10_000);
         for i in 0..10_000 {
-            labels.append(Some(["get", "list", "", "a rather long user agent/1.0"][i % 4].as_bytes()));
+            labels.put(i, ["get", "list", "", "a rather long user agent/1.0"][i % 4].as_bytes());
         }
         assert_eq!(labels.finish().unwrap().as_dictionary::<Int32Type>().values().len(), 4);
     }

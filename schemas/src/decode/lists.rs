@@ -72,7 +72,7 @@ mod tests {
             for lengths in lists {
                 // The last one ends with the event, so that nothing follows that could be copied with it but padding.
                 let spans: Vec<_> = lengths.iter().map(|length| Span { start: 200 - length, end: 200 }).collect();
-                column.append(&spans, blocks.put(&text, ""));
+                column.append(&spans, blocks.put(&text, None, ""));
             }
             let array = column.finish().unwrap();
             let found: Vec<Vec<String>> = array

@@ -108,7 +108,7 @@ fn mark(marks: &mut Marks, stride: &[u8], classify: impl Fn(&[u8; 64]) -> Classe
     let Marks { blocks, carry } = marks;
     let mut add = |block: &[u8; 64]| {
         let classes = classify(block);
-        let strings = block::strings(&classes, carry, &parity);
+        let strings = block::strings(&classes, carry, &parity, |_| {});
         let outside = !(strings.inside | strings.quotes);
         let (opens, closes) = (classes.opens & outside, classes.closes & outside);
         blocks.push(Block { quotes: strings.quotes, backslashes: classes.backslashes, opens, closes });

@@ -22,6 +22,7 @@ mod walk;
 mod words;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 
 use self::builders::Columns;
 use self::layout::Layout;
@@ -80,13 +81,15 @@ impl Decoder {
         Self { layout, columns, row: Row::default(), outline: Outline::default(), scan: Default::default() }
     }
 
-    /// `complete` fills the columns that follow from others and returns the event's own time.
+    /// `whole` is a text that the payload may be a part of, which columns then refer to. `complete` fills the columns that
+    /// follow from others and returns the event's own time.
     fn push(
         &mut self,
         id: EventId,
         cluster: &str,
         received_at: i64,
         payload: &[u8],
+        whole: Option<&Bytes>,
         stranger: DecodeError,
         complete: impl FnOnce(&mut Row) -> Option<i64>,
     ) -> Result<(), DecodeError> {
@@ -102,7 +105,7 @@ impl Decoder {
         row.put_number(DAY, time::day(received_at));
         row.put_number(RECEIVED_AT, received_at);
         row.put_number(EVENT_TIME, event_time);
-        self.columns.append(row, text);
+        self.columns.append(row, text, whole);
         Ok(())
     }
 

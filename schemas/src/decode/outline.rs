@@ -14,12 +14,16 @@ use super::scan::scalar_length;
 const DEEPEST: usize = 2;
 
 /// Room for outlines, to use again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outline {
     ascii: bool,
     blocks: Vec<Block>,
-    /// Where outer containers begin and end, by their end.
-    containers: Vec<(u32, u32)>,
+    /// The bytes of the last block unless it is whole.
+    last: [u8; 64],
+    /// Blocks with escapes, by where they begin, and a bit for each of their escaped bytes.
+    escapes: Vec<(usize, u64)>,
+    /// Where the brackets of outer containers stand. There is room for all brackets.
+    outer: Vec<u32>,
 }
 
 /// What is known of 64 bytes, a bit each.
@@ -32,10 +36,14 @@ struct Block {
     brackets: u64,
     /// Where numbers and literals begin.
     scalars: u64,
-    /// Escaped bytes other than quotes and backslashes.
-    escaped: u64,
     strange_in_array: u64,
     strange_in_object: u64,
+}
+
+impl Default for Outline {
+    fn default() -> Self {
+        Self { ascii: false, blocks: Vec::new(), last: [b' '; 64], escapes: Vec::new(), outer: Vec::new() }
+    }
 }
 
 impl Outline {
@@ -77,10 +85,9 @@ impl Outline {
         Some((number * 64 + quotes.trailing_zeros() as usize, escaped != 0))
     }
 
-    /// Beginning and end of the container that was closed as the `number`th.
-    #[inline(always)]
-    pub fn container(&self, number: usize) -> Option<(usize, usize)> {
-        self.containers.get(number).map(|(start, end)| (*start as usize, *end as usize))
+    /// Where the brackets of outer containers stand, in order.
+    pub fn brackets(&self) -> &[u32] {
+        &self.outer
     }
 }
 
@@ -92,10 +99,10 @@ fn fill_avx2(outline: &mut Outline, text: &[u8]) -> bool {
         bytes.add(block);
         avx2::classify(block)
     };
-    let compact = compare(&mut outline.blocks, text, classify, |bits| avx2::parity(bits));
+    let compact = compare(outline, text, classify, |bits| avx2::parity(bits));
     let (ascii, no_controls) = bytes.are_plain();
     outline.ascii = ascii;
-    compact.is_some_and(|scalars| no_controls && follow(outline, text, scalars))
+    compact.is_some_and(|counted| no_controls && follow(outline, text, counted, |bits| avx2::parity(bits)))
 }
 
 fn fill_anywhere(outline: &mut Outline, text: &[u8]) -> bool {
@@ -104,52 +111,63 @@ fn fill_anywhere(outline: &mut Outline, text: &[u8]) -> bool {
         bytes.add(block);
         block::classify(block)
     };
-    let compact = compare(&mut outline.blocks, text, classify, block::parity);
+    let compact = compare(outline, text, classify, block::parity);
     let (ascii, no_controls) = bytes.are_plain();
     outline.ascii = ascii;
-    compact.is_some_and(|scalars| no_controls && follow(outline, text, scalars))
+    compact.is_some_and(|counted| no_controls && follow(outline, text, counted, block::parity))
 }
 
-/// The first pass: how many bytes numbers and literals have, if no two neighbours are wrong anywhere. Control characters,
-/// which are wrong within strings as well as outside, are left to the caller.
+/// What the first pass counts.
+struct Counted {
+    /// Bytes of numbers and literals.
+    scalars: u32,
+    brackets: u32,
+}
+
+/// The first pass: what it counts, if no two neighbours are wrong anywhere. Control characters, which are wrong within
+/// strings as well as outside, are left to the caller.
 #[inline(always)]
 fn compare(
-    blocks: &mut Vec<Block>,
+    outline: &mut Outline,
     text: &[u8],
     mut classify: impl FnMut(&[u8; 64]) -> Classes,
     parity: impl Fn(u64) -> u64,
-) -> Option<u32> {
+) -> Option<Counted> {
+    let Outline { blocks, last, escapes, .. } = outline;
     let (whole, tail) = text.as_chunks::<64>();
-    // The object stands where a value may stand.
-    let mut before = Before { colon: 1, ..Before::default() };
+    let mut before = Before { colon_or_comma: 1, ..Before::default() };
+    escapes.clear();
     // Each is written anew.
     blocks.resize(text.len().div_ceil(64), Block::default());
+    let mut start = 0;
     for (bytes, block) in whole.iter().zip(blocks.iter_mut()) {
-        *block = before.block(&classify(bytes), u64::MAX, &parity);
+        *block = before.block(&classify(bytes), u64::MAX, &parity, |escaped| escapes.push((start, escaped)));
+        start += 64;
     }
     if let Some(block) = blocks.get_mut(whole.len()) {
-        let mut bytes = [b' '; 64];
-        bytes[..tail.len()].copy_from_slice(tail);
-        *block = before.block(&classify(&bytes), !(u64::MAX << tail.len()), &parity);
+        *last = [b' '; 64];
+        last[..tail.len()].copy_from_slice(tail);
+        let used = !(u64::MAX << tail.len());
+        *block = before.block(&classify(last), used, &parity, |escaped| escapes.push((start, escaped)));
     }
-    (before.wrong == 0 && !before.strings.within_string()).then_some(before.scalars)
+    let right = before.wrong == 0 && !before.strings.within_string();
+    right.then_some(Counted { scalars: before.scalars, brackets: before.brackets })
 }
 
 /// What a block must know of the ones before: of each kind whether the last byte was one, as the lowest bit.
 #[derive(Default)]
 struct Before {
     strings: Carry,
-    open: u64,
-    colon: u64,
-    comma: u64,
-    /// The end of a string that can be a key.
+    open_or_comma: u64,
+    /// At the start as well: the object stands where a value may stand.
+    colon_or_comma: u64,
+    /// 1 if a string that can be a key goes on, or has just ended.
     key: u64,
-    /// 1 if a string that can be a key goes on.
-    in_key: u64,
     /// Bytes that must not stand where they do, of all blocks.
     wrong: u64,
     /// Bytes of numbers and literals.
     scalars: u32,
+    brackets: u32,
 }
 
 /// Each bit moved to the byte that follows; the last one is for the next block.
@@ -161,37 +179,36 @@ fn follows(bits: u64, carry: &mut u64) -> u64 {
 }
 
 impl Before {
-    /// The next block, of which the bytes in `used` count.
+    /// The next block, of which the bytes in `used` count. `escapes` hears of those in it.
     #[inline(always)]
-    fn block(&mut self, classes: &Classes, used: u64, parity: &impl Fn(u64) -> u64) -> Block {
-        let strings = block::strings(classes, &mut self.strings, parity);
-        let outside = !(strings.inside | strings.quotes);
-        let (opens, closes) = (classes.opens & outside, classes.closes & outside);
-        let (colons, commas) = (classes.colons & outside, classes.commas & outside);
-        let scalars = outside & used & !(classes.opens | classes.closes | classes.colons | classes.commas);
-        let (opening, closing) = (strings.quotes & strings.inside, strings.quotes & !strings.inside);
+    fn block(&mut self, classes: &Classes, used: u64, parity: &impl Fn(u64) -> u64, escapes: impl FnMut(u64)) -> Block {
+        let strings = block::strings(classes, &mut self.strings, parity, escapes);
+        let within = strings.inside | strings.quotes;
+        let (opens, closes) = (classes.opens & !within, classes.closes & !within);
+        let (colons, commas) = (classes.colons & !within, classes.commas & !within);
+        let scalars = used & !(within | opens | closes | colons | commas);
+        let brackets = opens | closes;
         self.scalars += scalars.count_ones();
+        self.brackets += brackets.count_ones();
 
-        let after_open = follows(opens, &mut self.open);
-        let after_colon = follows(colons, &mut self.colon);
-        let after_comma = follows(commas, &mut self.comma);
-        let after_open_or_comma = after_open | after_comma;
+        let after_open_or_comma = follows(opens | commas, &mut self.open_or_comma);
+        let after_colon_or_comma = follows(colons | commas, &mut self.colon_or_comma);
         // What may begin a value. All other bytes outside strings follow something that ends one.
-        let begin = after_open_or_comma | after_colon;
-        // A key stands after a bracket or a comma. Added to the bits of its string, its first bit is carried to the end.
-        let (sum, carried) = strings.inside.overflowing_add(opening & after_open_or_comma);
-        let (sum, carried_on) = sum.overflowing_add(self.in_key);
-        self.in_key = u64::from(carried | carried_on);
-        let after_key = follows(sum & closing, &mut self.key);
+        let begin = after_open_or_comma | after_colon_or_comma;
+        let opening = strings.quotes & strings.inside;
+        // A key stands after a bracket or a comma. Added to the bits of its string, its first bit is carried to the byte after
+        // the last.
+        let (sum, carried) = within.overflowing_add(opening & after_open_or_comma);
+        let (sum, carried_on) = sum.overflowing_add(self.key);
+        self.key = u64::from(carried | carried_on);
+        let after_key = sum & !within;
 
-        self.wrong |=
-            (opening | opens) & !begin | commas & begin | closes & (after_colon | after_comma) | colons & !after_key;
+        self.wrong |= (opening | opens) & !begin | commas & begin | closes & after_colon_or_comma | colons & !after_key;
         Block {
             quotes: strings.quotes,
             backslashes: classes.backslashes,
-            brackets: opens | closes,
+            brackets,
             scalars: scalars & begin,
-            escaped: strings.escaped & !(classes.quotes | classes.backslashes),
             // In an object each string after a bracket or a comma is a key, and nothing else stands there; in an array none
             // is.
             strange_in_array: colons,
@@ -201,61 +218,61 @@ impl Before {
 }
 
 /// The second pass: whether brackets match, with nothing strange between them and nothing after the last, and scalars and
-/// escapes are what JSON knows. `scalars` says how many bytes of scalars there are: one that begins where no value may begin
+/// escapes are what JSON knows. `counted` says how many bytes of scalars there are: one that begins where no value may begin
 /// is not among those that are looked at.
 #[inline(always)]
-fn follow(outline: &mut Outline, text: &[u8], scalars: u32) -> bool {
-    let containers = &mut outline.containers;
-    containers.clear();
+fn follow(outline: &mut Outline, text: &[u8], counted: Counted, parity: impl Fn(u64) -> u64) -> bool {
+    let Outline { blocks, last, escapes, outer, .. } = outline;
+    // One more than there are: each is written before it is known whether it is an outer one.
+    outer.resize(counted.brackets as usize + 1, 0);
+    let (places, mut outers) = (outer.as_mut_slice(), 0);
     // The kinds of the open containers, 1 for an object and 0 for an array, below a 1; the innermost is the lowest bit.
     let mut kinds = 1_u64;
-    // Where the open outer containers begin.
-    let mut starts = [0_u32; DEEPEST + 1];
-    let (mut errors, mut deepest, mut scalars_left) = (0, 0, scalars as usize);
-    for (number, block) in outline.blocks.iter().enumerate() {
-        let start = number * 64;
-        // Which bytes stand in objects.
-        let mut in_object = (kinds & 1).wrapping_neg();
+    let (mut errors, mut strange, mut deepest, mut outermost) = (0, 0, 0, 0_u32);
+    let mut scalars_left = counted.scalars as usize;
+    let whole = text.as_chunks().0;
+    for (number, block) in blocks.iter().enumerate() {
+        let (bytes, start) = (whole.get(number).unwrap_or(last), number as u32 * 64);
+        // Which brackets stand between an object and an array.
+        let mut changes = 0;
+        let within = (kinds & 1).wrapping_neg();
         let mut brackets = block.brackets;
         while brackets != 0 {
             let place = brackets.trailing_zeros();
             brackets &= brackets.wrapping_sub(1);
-            let at = start + place as usize;
             // Curly and square brackets differ in one bit, opening and closing ones in another.
-            let byte = u64::from(text.get(at).copied().unwrap_or(0));
-            let (kind, opens) = (byte >> 5 & 1, byte >> 1 & 1);
+            let byte = u64::from(bytes[place as usize % 64]);
+            let kind = byte >> 5 & 1;
             let before = kinds;
-            errors |= !opens & (kinds ^ kind) & 1;
-            kinds = if opens == 1 { kinds << 1 | kind } else { kinds >> 1 };
+            errors |= (kinds ^ kind) & byte >> 2;
+            kinds = if byte & 2 != 0 { kinds << 1 | kind } else { kinds >> 1 };
             deepest |= kinds;
-            in_object ^= ((before ^ kinds) & 1).wrapping_neg() << place << 1;
-            // The same for both brackets of a container: the kinds of those around it.
-            let around = before.min(kinds);
-            if around < 2 << DEEPEST {
-                let begins = &mut starts[(around.max(1).ilog2() as usize).min(DEEPEST)];
-                // Nobody can guess which bracket comes next: an opening one is taken off again.
-                *begins = if opens == 1 { at as u32 } else { *begins };
-                containers.push((*begins, at as u32));
-                containers.truncate(containers.len() - opens as usize);
+            changes |= ((before ^ kinds) & 1) << place;
+            // The same highest bit for both brackets of a container: that of the kinds of those around it and its own.
+            let depth = before | kinds;
+            outermost += u32::from(depth < 4);
+            if let Some(next) = places.get_mut(outers) {
+                *next = start + place;
             }
+            outers += usize::from(depth < 4 << DEEPEST);
         }
-        errors |= in_object & block.strange_in_object | !in_object & block.strange_in_array;
+        // Which bytes stand in objects.
+        let in_object = parity(changes) << 1 ^ within;
+        strange |= in_object & block.strange_in_object | !in_object & block.strange_in_array;
         if block.scalars != 0 {
-            let Some(length) = each_scalar(text, start, block.scalars) else { return false };
+            let Some(length) = each_scalar(text, start as usize, block.scalars) else { return false };
             scalars_left = scalars_left.wrapping_sub(length);
         }
-        if block.escaped != 0 && !escapes(text, start, block.escaped) {
-            return false;
-        }
     }
-    // The whole ends last, with the text.
-    let ended = kinds == 1 && containers.last().is_some_and(|whole| *whole == (0, text.len() as u32 - 1));
-    ended && errors == 0 && deepest >> 63 == 0 && scalars_left == 0
+    outer.truncate(outers);
+    // The whole is the only container that stands in none, and ends with the text.
+    let ended = kinds == 1 && outermost == 2 && outer.last().is_some_and(|end| *end as usize == text.len() - 1);
+    let right = ended && errors & 1 == 0 && strange == 0 && deepest >> 63 == 0 && scalars_left == 0;
+    right && escapes.iter().all(|(start, escaped)| are_escapes(text, *start, *escaped))
 }
 
-/// Whether all of the escaped bytes make escapes that JSON knows.
-#[inline(never)]
-fn escapes(text: &[u8], start: usize, mut escaped: u64) -> bool {
+/// Whether all of the escaped bytes of a block make escapes that JSON knows.
+fn are_escapes(text: &[u8], start: usize, mut escaped: u64) -> bool {
     while escaped != 0 {
         if !is_escape(text, start + escaped.trailing_zeros() as usize) {
             return false;
@@ -270,16 +287,30 @@ fn escapes(text: &[u8], start: usize, mut escaped: u64) -> bool {
 fn each_scalar(text: &[u8], start: usize, mut firsts: u64) -> Option<usize> {
     let mut sum = 0;
     while firsts != 0 {
-        let at = start + firsts.trailing_zeros() as usize;
-        let bytes = text.get(at..).unwrap_or_default();
-        let length = scalar_length(bytes)?;
-        if !matches!(bytes.get(length), Some(b',' | b'}' | b']')) {
-            return None;
-        }
-        sum += length;
+        let bytes = text.get(start + firsts.trailing_zeros() as usize..).unwrap_or_default();
+        sum += match small_number(bytes) {
+            Some(length) => length,
+            None => scalar_length(bytes).filter(|length| ends_value(bytes.get(*length).copied()))?,
+        };
         firsts &= firsts - 1;
     }
     Some(sum)
+}
+
+/// The length of a whole number below ten million, which most scalars are. What it is `None` for may be one all the same.
+#[inline(always)]
+fn small_number(bytes: &[u8]) -> Option<usize> {
+    const EACH: u64 = u64::MAX / 0xff;
+    let word = u64::from_le_bytes(*bytes.first_chunk()?);
+    // Of a digit the high half is 3, and still is if 6 is added to the low half.
+    let strange = (word ^ (EACH * 0x30) | word.wrapping_add(EACH * 0x06) ^ (EACH * 0x30)) & (EACH * 0xf0);
+    let length = strange.trailing_zeros() as usize / 8;
+    let padded = word as u8 == b'0' && length > 1;
+    (length.wrapping_sub(1) < 7 && !padded && ends_value(Some((word >> (8 * length)) as u8))).then_some(length)
+}
+
+fn ends_value(byte: Option<u8>) -> bool {
+    matches!(byte, Some(b',' | b'}' | b']'))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use arrow::array::{Array, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
+use bytes::Bytes;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -203,6 +204,39 @@ fn rows_keep_to_themselves() {
         [json!({"verb":"get","x":1}), json!({"stage":"Panic","sourceIPs":["::1"]}), json!({"verb":"get"})]
     );
     assert!(rebuild_audit(&batch, 3).is_err());
+}
+
+/// Decodes events that stand in one text, a line each; `share` says whether the decoder gets to know the text.
+fn decoded_lines(text: &Bytes, share: bool) -> RecordBatch {
+    let mut decoder = AuditDecoder::new();
+    for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        decoder.push_as(EventId(number as u128), "prod", RECEIVED, line, share.then_some(text)).unwrap();
+    }
+    decoder.finish()
+}
+
+#[test]
+fn columns_refer_to_a_large_text_that_events_are_part_of() {
+    let event = |number: usize| {
+        let body = json!({ "data": { "name": format!("\"{number}\"\n"), "text": "x".repeat(number % 90) } });
+        let event = json!({
+            "auditID": number.to_string(), "verb": "create", "user": { "username": format!("a\\{number}"), "groups": ["b"] },
+            "strange": number, "requestObject": body, "requestURI": format!("/{number}")
+        });
+        // Some with white space around them, some with white space within, which another reader takes.
+        match number % 3 {
+            0 => event.to_string(),
+            1 => format!(" {event}\t"),
+            _ => event.to_string().replacen(':', ": ", 1),
+        }
+    };
+    for (count, is_large) in [(600, true), (3, false)] {
+        let text = Bytes::from((0..count).map(event).collect::<Vec<_>>().join("\n"));
+        let (shared, copied) = (decoded_lines(&text, true), decoded_lines(&text, false));
+        assert_eq!(shared, copied);
+        let bodies = shared.column_by_name("request_object").unwrap().as_string_view();
+        assert_eq!(bodies.data_buffers().iter().any(|buffer| buffer.as_ptr() == text.as_ptr()), is_large);
+    }
 }
 
 #[test]

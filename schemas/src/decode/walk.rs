@@ -9,14 +9,14 @@ pub struct Walker<'a> {
     text: &'a str,
     outline: &'a Outline,
     at: usize,
-    /// The outlined container that is met next.
-    container: usize,
+    /// The outlined bracket that is met next.
+    bracket: usize,
 }
 
 impl<'a> Walker<'a> {
     /// `outline` must be that of the text.
     pub fn new(text: &'a str, outline: &'a Outline) -> Self {
-        Self { text, outline, at: 0, container: 0 }
+        Self { text, outline, at: 0, bracket: 0 }
     }
 
     /// The text is not what was outlined, or the walk went deeper than the outline.
@@ -27,10 +27,22 @@ impl<'a> Walker<'a> {
 
     /// Where the container at hand ends.
     fn container(&mut self) -> Scan<usize> {
-        while let Some((start, end)) = self.outline.container(self.container) {
-            self.container += 1;
-            if start == self.at {
-                return Ok(end + 1);
+        let brackets = self.outline.brackets();
+        let at = |bracket: usize| brackets.get(bracket).map(|at| *at as usize);
+        while at(self.bracket).is_some_and(|at| at < self.at) {
+            self.bracket += 1;
+        }
+        if at(self.bracket) != Some(self.at) {
+            return self.lost();
+        }
+        let mut open = 0_usize;
+        while let Some(at) = at(self.bracket) {
+            self.bracket += 1;
+            // Opening and closing brackets differ in this bit, of either kind.
+            let opens = self.text.as_bytes().get(at).is_some_and(|byte| byte & 2 != 0);
+            open = if opens { open + 1 } else { open - 1 };
+            if open == 0 {
+                return Ok(at + 1);
             }
         }
         self.lost()
