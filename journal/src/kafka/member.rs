@@ -12,8 +12,9 @@ use rdkafka::message::Message;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::oneshot;
 
+use super::gathered::Gathered;
 use super::{Config, message};
-use crate::{Delivered, JournalError, Limits, Partition, Polled, Positions};
+use crate::{JournalError, Limits, Partition, Polled, Positions};
 
 /// How long a hand-over waits for the caller to store and commit. Well under `max.poll.interval.ms` (five minutes), after
 /// which the group would go on without this member anyway.
@@ -41,7 +42,7 @@ struct State {
     /// The poll being served.
     poll: Option<(Limits, Reply<Polled>)>,
     /// Records of that poll so far.
-    records: Vec<Delivered>,
+    records: Gathered,
     /// An assignment that the caller has yet to hear of.
     assigned: Option<Vec<Partition>>,
     /// Why this member can't go on.
@@ -65,7 +66,7 @@ impl Context {
         let state = State {
             commands,
             poll: None,
-            records: Vec::new(),
+            records: Gathered::default(),
             assigned: None,
             lost: None,
             held: BTreeMap::new(),
@@ -284,10 +285,9 @@ impl Member {
                     let Some(topic) = context.config.topic_named(message.topic()) else { continue };
                     let partition = Partition { topic, number: message.partition() };
                     let offset = message.offset().max(0) as u64;
-                    let record = message::decode(topic, &message);
-                    bytes += record.payload.len();
-                    let text = record.payload.clone();
-                    state.records.push(Delivered { partition, offset, record, text });
+                    let payload = message.payload().unwrap_or_default();
+                    bytes += payload.len();
+                    state.records.push(partition, offset, message::decode(topic, &message), payload);
                 }
                 Some(Err(error @ KafkaError::MessageConsumptionFatal(_))) => state.lost = Some(error.to_string()),
                 Some(Err(error)) if lasting(&error) && state.records.is_empty() => {
@@ -305,7 +305,7 @@ impl Member {
 }
 
 fn deliver(mut state: MutexGuard<'_, State>) {
-    let records = std::mem::take(&mut state.records);
+    let records = state.records.take();
     for delivered in &records {
         state.held.entry(delivered.partition).or_default().next = Some(delivered.offset + 1);
     }

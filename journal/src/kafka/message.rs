@@ -52,7 +52,7 @@ pub(super) fn encode<'a>(
     if topic == Topic::Shared { message.partition(0) } else { message }
 }
 
-/// The record of a message. What another producer left out is filled in, for its event is still an event.
+/// The record of a message, without the payload. What another producer left out is filled in, for its event is still an event.
 pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
     let mut record = Record {
         id: EventId(0),
@@ -64,7 +64,7 @@ pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
         },
         received_at: 0,
         reason: None,
-        payload: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
+        payload: Bytes::new(),
     };
     let mut ours = false;
     let mut received_at = message.timestamp().to_millis().map(|millis| millis.saturating_mul(1000));
@@ -84,8 +84,8 @@ pub(super) fn decode(topic: Topic, message: &BorrowedMessage<'_>) -> Record {
     record.received_at = received_at.filter(|time| BELIEVABLE.contains(time)).unwrap_or_else(now);
     // Another producer's key may be anything.
     let key = message.key().filter(|_| ours).and_then(|key| <[u8; 16]>::try_from(key).ok());
-    record.id =
-        key.map_or_else(|| EventId::of(&record.cluster, &record.payload), |key| EventId(u128::from_be_bytes(key)));
+    let payload = message.payload().unwrap_or_default();
+    record.id = key.map_or_else(|| EventId::of(&record.cluster, payload), |key| EventId(u128::from_be_bytes(key)));
     record
 }
 

@@ -2,6 +2,7 @@
 
 mod config;
 mod consumer;
+mod gathered;
 mod member;
 mod message;
 mod topics;
