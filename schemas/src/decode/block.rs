@@ -41,32 +41,26 @@ pub struct Strings {
     pub inside: u64,
     /// Backslashes that escape the byte after them.
     pub escaping: u64,
+    /// Bytes that a backslash escapes.
+    pub escaped: u64,
 }
 
-/// `parity` makes each bit the parity of the bits up to it. `escapes` hears which bytes are escaped, if any are.
+/// `parity` makes each bit the parity of the bits up to it.
 #[inline(always)]
-pub fn strings(
-    classes: &Classes,
-    carry: &mut Carry,
-    parity: impl Fn(u64) -> u64,
-    mut escapes: impl FnMut(u64),
-) -> Strings {
-    let mut quotes = classes.quotes;
-    let mut escaping = 0;
-    if classes.backslashes | carry.escape != 0 {
-        let escaped;
-        (escaping, escaped) = escaped_by(classes.backslashes, &mut carry.escape);
-        quotes &= !escaped;
-        escapes(escaped);
-    }
+pub fn strings(classes: &Classes, carry: &mut Carry, parity: impl Fn(u64) -> u64) -> Strings {
+    let (escaping, escaped) = match classes.backslashes | carry.escape {
+        0 => (0, 0),
+        _ => escapes(classes.backslashes, &mut carry.escape),
+    };
+    let quotes = classes.quotes & !escaped;
     let inside = parity(quotes) ^ carry.string;
     carry.string = ((inside as i64) >> 63) as u64;
-    Strings { quotes, inside, escaping }
+    Strings { quotes, inside, escaping, escaped }
 }
 
 /// Which backslashes escape the byte after them, and which bytes are escaped.
 #[inline(always)]
-fn escaped_by(backslashes: u64, carry: &mut u64) -> (u64, u64) {
+fn escapes(backslashes: u64, carry: &mut u64) -> (u64, u64) {
     const EVEN: u64 = 0x5555_5555_5555_5555;
     let starts = backslashes & !*carry;
     let follows = starts << 1 | *carry;
@@ -108,28 +102,21 @@ pub fn classify(block: &[u8; 64]) -> Classes {
     classes
 }
 
-/// What bytes there are in a text at all.
-#[derive(Default)]
-pub struct Bytes {
-    /// The bits of all bytes.
-    any: [u64; 8],
-    controls: u64,
+/// Whether all bytes of a text are ASCII, and whether none is below space.
+pub fn are_plain(text: &[u8]) -> (bool, bool) {
+    #[cfg(target_arch = "x86_64")]
+    if avx2::found() {
+        #[expect(unsafe_code, reason = "the features that the function needs have just been found")]
+        // SAFETY: as above.
+        return unsafe { avx2::are_plain(text) };
+    }
+    all_plain(text)
 }
 
-impl Bytes {
-    pub fn add(&mut self, block: &[u8; 64]) {
-        for (any, eight) in self.any.iter_mut().zip(block.as_chunks::<8>().0) {
-            let word = u64::from_le_bytes(*eight);
-            *any |= word;
-            self.controls |= controls(word);
-        }
-    }
-
-    /// Whether all are ASCII, and whether none is below space.
-    pub fn are_plain(&self) -> (bool, bool) {
-        let any = self.any.iter().fold(0, |any, word| any | word);
-        (any & (ONES * 0x80) == 0, self.controls == 0)
-    }
+#[inline(always)]
+fn all_plain(text: &[u8]) -> (bool, bool) {
+    let (any, least) = text.iter().fold((0, u8::MAX), |(any, least), byte| (any | byte, least.min(*byte)));
+    (any < 0x80, least >= b' ')
 }
 
 const ONES: u64 = u64::MAX / 255;
@@ -172,36 +159,10 @@ pub mod avx2 {
             && is_x86_feature_detected!("pclmulqdq")
     }
 
-    /// What bytes there are in a text at all.
-    pub struct Bytes {
-        any: __m256i,
-        least: __m256i,
-    }
-
-    impl Bytes {
-        #[target_feature(enable = "avx2")]
-        #[inline]
-        pub fn new() -> Self {
-            Self { any: _mm256_set1_epi8(0), least: _mm256_set1_epi8(-1) }
-        }
-
-        #[target_feature(enable = "avx2")]
-        #[inline]
-        pub fn add(&mut self, block: &[u8; 64]) {
-            for half in block.as_chunks::<32>().0 {
-                let part = load(half);
-                self.any = _mm256_or_si256(self.any, part);
-                self.least = _mm256_min_epu8(self.least, part);
-            }
-        }
-
-        /// Whether all are ASCII, and whether none is below space.
-        #[target_feature(enable = "avx2")]
-        #[inline]
-        pub fn are_plain(&self) -> (bool, bool) {
-            let controls = _mm256_cmpeq_epi8(_mm256_min_epu8(self.least, _mm256_set1_epi8(0x1f)), self.least);
-            (_mm256_movemask_epi8(self.any) == 0, _mm256_movemask_epi8(controls) == 0)
-        }
+    /// The compiler makes the most of the feature.
+    #[target_feature(enable = "avx2")]
+    pub fn are_plain(text: &[u8]) -> (bool, bool) {
+        super::all_plain(text)
     }
 
     /// A product without carries by all ones is the sum of all shifts.
@@ -276,10 +237,7 @@ mod tests {
                 bits(|byte| byte < b' '),
             ];
             let plain = (block.is_ascii(), expected[7] == 0);
-            let mut seen = Bytes::default();
-            seen.add(&[b' '; 64]);
-            seen.add(&block);
-            assert_eq!(seen.are_plain(), plain);
+            assert_eq!((are_plain(&block), all_plain(&block)), (plain, plain));
             let listed = |c: Classes| {
                 [c.quotes, c.backslashes, c.opens, c.closes, c.colons, c.commas, c.blanks, c.controls]
             };
@@ -294,15 +252,6 @@ mod tests {
                 let (classes, fast) = unsafe { (avx2::classify(&block), avx2::parity(expected[0])) };
                 assert_eq!(listed(classes), expected);
                 assert_eq!(fast, parities);
-                #[expect(unsafe_code, reason = "the features that the functions need have just been found")]
-                // SAFETY: as above.
-                let seen = unsafe {
-                    let mut seen = avx2::Bytes::new();
-                    seen.add(&[b' '; 64]);
-                    seen.add(&block);
-                    seen.are_plain()
-                };
-                assert_eq!(seen, plain);
             }
         }
     }

@@ -126,7 +126,7 @@ fn block_tokens(
     parity: &impl Fn(u64) -> u64,
     before: &mut Before,
 ) -> Result<(), Malformed> {
-    let strings = block::strings(classes, &mut before.strings, parity, |_| {});
+    let strings = block::strings(classes, &mut before.strings, parity);
     if strings.escaping != 0 {
         take_escapes(index, text, start, strings.escaping)?;
     }

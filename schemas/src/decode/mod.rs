@@ -25,8 +25,9 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 
 use self::builders::Columns;
+use self::index::LONGEST;
 use self::layout::Layout;
-use self::outline::Outline;
+use self::marks::Marks;
 use self::row::Row;
 use self::scan::{Malformed, Scanner, Tokens};
 use self::walk::Walker;
@@ -71,14 +72,14 @@ struct Decoder {
     columns: Columns,
     /// Kept from event to event for their memory.
     row: Row,
-    outline: Outline,
+    marks: Marks<false>,
     scan: scan::Scratch,
 }
 
 impl Decoder {
     fn new(layout: &'static Layout, rows: usize) -> Self {
         let columns = Columns::new(layout.table, rows);
-        Self { layout, columns, row: Row::default(), outline: Outline::default(), scan: Default::default() }
+        Self { layout, columns, row: Row::default(), marks: Marks::default(), scan: Default::default() }
     }
 
     /// `whole` is a text that the payload may be a part of, which columns then refer to. `complete` fills the columns that
@@ -114,16 +115,20 @@ impl Decoder {
     fn read<'a>(&mut self, payload: &'a [u8]) -> Result<(u64, &'a str), DecodeError> {
         let Self { layout, row, .. } = self;
         let event = trimmed(payload);
-        if self.outline.fill(event) {
+        let (is_ascii, no_controls) = block::are_plain(event);
+        if no_controls && event.starts_with(b"{") && event.len() <= LONGEST {
             #[expect(unsafe_code, reason = "the bytes have been looked at, which need not be done again")]
-            let event = match self.outline.is_ascii() {
+            let event = match is_ascii {
                 // SAFETY: ASCII is UTF-8.
                 true => Ok(unsafe { str::from_utf8_unchecked(event) }),
                 false => simdutf8::basic::from_utf8(event),
             };
             if let Ok(event) = event {
                 row.clear(event);
-                if let Ok((seen, _)) = row.object(&mut Walker::new(event, &self.outline), layout.fields) {
+                let mut walker = Walker::new(event, &mut self.marks);
+                if let Ok((seen, _)) = row.object(&mut walker, layout.fields)
+                    && walker.ended()
+                {
                     return Ok((seen, event));
                 }
             }

@@ -410,18 +410,19 @@ proptest! {
     }
 }
 
-/// A row as the walk over the outline reads it, if there is an outline, and as the scanner does.
+/// A row as the walk reads it, if it takes the text, and as the scanner does.
 fn rows(text: &str, layout: &Layout) -> (Option<Row>, Result<Row, Malformed>) {
     let cleared = || {
         let mut row = Row::default();
         row.clear(text);
         row
     };
-    let mut outline = Outline::default();
-    let walked = outline.fill(text.as_bytes()).then(|| {
-        let mut row = cleared();
-        row.object(&mut Walker::new(text, &outline), layout.fields).is_ok().then_some(row)
-    });
+    let walk = || {
+        let (mut marks, mut row) = (Marks::default(), cleared());
+        let mut walker = Walker::new(text, &mut marks);
+        let plain = block::are_plain(text.as_bytes()).1 && text.starts_with('{');
+        (plain && row.object(&mut walker, layout.fields).is_ok() && walker.ended()).then_some(row)
+    };
     let scan = || {
         let mut scanner = Scanner::new(text, scan::Scratch::default())?;
         let mut row = cleared();
@@ -429,7 +430,7 @@ fn rows(text: &str, layout: &Layout) -> (Option<Row>, Result<Row, Malformed>) {
         scanner.end()?;
         Ok(row)
     };
-    (walked.flatten(), scan())
+    (walk(), scan())
 }
 
 /// What befalls a text on its way: a byte replaced, an end cut off, a stretch written twice, left out or moved.

@@ -1,57 +1,90 @@
-//! A walk over a compact JSON object that is known to be one: by its outline, without looking at the bytes between.
+//! A walk over a text that is taken to be a compact JSON object, until something shows that it is not: strings by where quotes
+//! stand, containers that nobody looks into as a whole.
 
-use super::outline::Outline;
-use super::scan::{Malformed, Scan, Span, Tokens};
+use super::escape::is_escape;
+use super::marks::Marks;
+use super::outline;
+use super::scan::{Malformed, Scan, Span, Tokens, scalar_length};
 use super::words::Name;
 
-/// A position in an outlined text.
+/// A position in a text without control characters.
 pub struct Walker<'a> {
     text: &'a str,
-    outline: &'a Outline,
+    /// Those of the text from `marked` on.
+    marks: &'a mut Marks<false>,
+    marked: usize,
     at: usize,
-    /// The outlined bracket that is met next.
-    bracket: usize,
+    /// Whether there was an escape in any string.
+    escapes: bool,
 }
 
 impl<'a> Walker<'a> {
-    /// `outline` must be that of the text.
-    pub fn new(text: &'a str, outline: &'a Outline) -> Self {
-        Self { text, outline, at: 0, bracket: 0 }
+    /// `marks` are those of any text.
+    pub fn new(text: &'a str, marks: &'a mut Marks<false>) -> Self {
+        marks.clear();
+        Self { text, marks, marked: 0, at: 0, escapes: false }
     }
 
-    /// The text is not what was outlined, or the walk went deeper than the outline.
+    /// Whether the text ends here.
+    pub fn ended(&self) -> bool {
+        self.at == self.text.len()
+    }
+
+    /// The text is not compact JSON, or not for certain.
     #[cold]
     fn lost<T>(&self) -> Scan<T> {
-        Err(Malformed { at: self.at, reason: "not as outlined" })
+        Err(Malformed { at: self.at, reason: "not compact JSON" })
     }
 
-    /// Where the container at hand ends.
-    fn container(&mut self) -> Scan<usize> {
-        let brackets = self.outline.brackets();
-        let at = |bracket: usize| brackets.get(bracket).map(|at| *at as usize);
-        while at(self.bracket).is_some_and(|at| at < self.at) {
-            self.bracket += 1;
-        }
-        if at(self.bracket) != Some(self.at) {
-            return self.lost();
-        }
-        let mut open = 0_usize;
-        while let Some(at) = at(self.bracket) {
-            self.bracket += 1;
-            // Opening and closing brackets differ in this bit, of either kind.
-            let opens = self.text.as_bytes().get(at).is_some_and(|byte| byte & 2 != 0);
-            open = if opens { open + 1 } else { open - 1 };
-            if open == 0 {
-                return Ok(at + 1);
+    fn left(&self) -> &'a [u8] {
+        self.text.as_bytes().get(self.at..).unwrap_or_default()
+    }
+
+    /// The end of the string whose first byte after the quote is at `from`, and whether there is an escape in it.
+    #[inline(always)]
+    fn string_from(&mut self, from: usize) -> Scan<(usize, bool)> {
+        let text = self.text.as_bytes().get(self.marked..).unwrap_or_default();
+        let Some((quote, escaped)) = self.marks.string(text, from - self.marked) else { return self.lost() };
+        let quote = self.marked + quote;
+        if escaped {
+            self.escapes = true;
+            if !are_escapes(&self.text.as_bytes()[from..quote]) {
+                return self.lost();
             }
         }
-        self.lost()
+        Ok((quote, escaped))
     }
 
-    fn scalar(&self) -> usize {
-        let bytes = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        let length = bytes.iter().position(|byte| matches!(byte, b',' | b'}' | b']'));
-        self.at + length.unwrap_or(bytes.len())
+    /// Passes the container at hand.
+    #[inline(never)]
+    fn container(&mut self) -> Scan<()> {
+        let Some(length) = outline::container(self.left()) else { return self.lost() };
+        self.at += length;
+        // No need to mark what was passed.
+        if self.at > self.marked + self.marks.reach() {
+            self.marked = self.at;
+            self.marks.clear();
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn goes_on(&mut self, closer: u8) -> Scan<bool> {
+        let byte = self.peek();
+        if byte != b',' && byte != closer {
+            return self.lost();
+        }
+        self.at += 1;
+        Ok(byte == b',')
+    }
+
+    /// Past the opening bracket at hand, and the closing one if nothing is between them.
+    #[inline(always)]
+    fn is_filled(&mut self, closer: u8) -> bool {
+        self.at += 1;
+        let empty = self.peek() == closer;
+        self.at += usize::from(empty);
+        !empty
     }
 }
 
@@ -77,52 +110,50 @@ impl Tokens for Walker<'_> {
     }
 
     fn escaped(&self, span: Span) -> bool {
-        self.outline.string(span.start + 1).is_some_and(|(_, escaped)| escaped)
+        self.escapes && span.of(self.text).contains('\\')
     }
 
     #[inline(always)]
     fn first_member(&mut self) -> Scan<bool> {
-        self.at += 1;
-        let empty = self.peek() == b'}';
-        self.at += usize::from(empty);
-        Ok(!empty)
+        Ok(self.is_filled(b'}'))
     }
 
     #[inline(always)]
     fn next_member(&mut self) -> Scan<bool> {
-        self.next_element()
+        self.goes_on(b'}')
     }
 
     #[inline(always)]
     fn key(&mut self) -> Scan<Span> {
         let start = self.at;
-        let Some((quote, _)) = self.outline.string(start + 1) else { return self.lost() };
-        self.at = quote + 2; // past the colon
-        Ok(Span { start, end: quote + 1 })
+        if self.peek() != b'"' {
+            return self.lost();
+        }
+        self.at = self.string_from(start + 1)?.0 + 1;
+        let end = self.at;
+        if self.peek() != b':' {
+            return self.lost();
+        }
+        self.at += 1;
+        Ok(Span { start, end })
     }
 
     #[inline(always)]
     fn key_like(&mut self, name: &Name) -> Option<Span> {
-        let ahead = self.text.as_bytes().get(self.at + 1..)?.first_chunk()?;
-        let length = name.begins(ahead)?;
+        let length = name.begins(self.left().first_chunk()?)?;
         let start = self.at;
-        self.at += length + 3; // past both quotes and the colon
+        self.at += length;
         Some(Span { start, end: self.at - 1 })
     }
 
     #[inline(always)]
     fn first_element(&mut self) -> Scan<bool> {
-        self.at += 1;
-        let empty = self.peek() == b']';
-        self.at += usize::from(empty);
-        Ok(!empty)
+        Ok(self.is_filled(b']'))
     }
 
     #[inline(always)]
     fn next_element(&mut self) -> Scan<bool> {
-        let more = self.peek() == b',';
-        self.at += 1;
-        Ok(more)
+        self.goes_on(b']')
     }
 
     #[inline(always)]
@@ -130,8 +161,12 @@ impl Tokens for Walker<'_> {
         let start = self.at;
         match self.peek() {
             b'"' => _ = self.string()?,
-            b'{' | b'[' => self.at = self.container()?,
-            _ => self.at = self.scalar(),
+            b'{' if self.left().starts_with(b"{}") => self.at += 2,
+            b'{' | b'[' => self.container()?,
+            _ => match scalar_length(self.left()) {
+                Some(length) => self.at += length,
+                None => return self.lost(),
+            },
         }
         Ok(Span { start, end: self.at })
     }
@@ -139,8 +174,21 @@ impl Tokens for Walker<'_> {
     #[inline(always)]
     fn string(&mut self) -> Scan<(Span, bool)> {
         let start = self.at + 1;
-        let Some((quote, escaped)) = self.outline.string(start) else { return self.lost() };
-        self.at = quote + 1;
-        Ok((Span { start, end: quote }, escaped))
+        let (end, escaped) = self.string_from(start)?;
+        self.at = end + 1;
+        Ok((Span { start, end }, escaped))
     }
+}
+
+/// Whether each backslash in a string's text begins an escape that JSON knows.
+#[inline(never)]
+fn are_escapes(text: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(next) = text.get(at..).and_then(|left| memchr::memchr(b'\\', left)) {
+        if !is_escape(text, at + next + 1) {
+            return false;
+        }
+        at += next + 2;
+    }
+    true
 }
