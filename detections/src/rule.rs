@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::given::{filled, some_whole, whole, words};
-use crate::span::Span;
+use crate::span::{Span, some_or_zero};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -201,8 +201,9 @@ pub struct TestEvent {
     pub base: String,
     #[serde(default = "audit")]
     pub source: String,
-    /// How long after the first event it happens. Without it, the event keeps the time at which it was recorded.
-    #[serde(default)]
+    /// How long after the case's start it happens, 0s included. Default: at once, if the case says anything of time; else the
+    /// event keeps the time at which it was recorded.
+    #[serde(default, deserialize_with = "some_or_zero")]
     pub at: Option<Span>,
     /// How many such events there are, each with an id of its own. Default 1.
     #[serde(default, deserialize_with = "some_whole")]

@@ -16,6 +16,19 @@ impl Span {
         Self(i64::from(seconds.max(1)) * SECOND)
     }
 
+    /// Reads a length of time that may be none at all.
+    pub fn or_zero(text: &str) -> Result<Self, String> {
+        let unit = UNITS.into_iter().find(|(unit, _)| text.ends_with(*unit));
+        let (_, seconds) = unit.ok_or_else(|| wrong(text))?;
+        let digits = &text[..text.len() - 1];
+        let number: Option<u32> = digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
+        // Ten years: anything longer is a slip of the keyboard.
+        match i64::from(number.ok_or_else(|| wrong(text))?) * seconds {
+            seconds if seconds > 3_653 * 86_400 => Err(format!("{text:?} is more than ten years")),
+            seconds => Ok(Self(seconds * SECOND)),
+        }
+    }
+
     /// In microseconds.
     pub fn micros(self) -> i64 {
         self.0
@@ -33,18 +46,12 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not a length of time such as 90s, 10m, 1h or 14d");
-        let (_, seconds) = UNITS.into_iter().find(|(unit, _)| text.ends_with(*unit)).ok_or_else(wrong)?;
-        let digits = &text[..text.len() - 1];
-        let number: Option<u32> = digits.parse().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()));
-        let number = number.ok_or_else(wrong)?;
-        // Ten years: anything longer is a slip of the keyboard.
-        match i64::from(number) * seconds {
-            0 => Err(wrong()),
-            seconds if seconds > 3_653 * 86_400 => Err(format!("{text:?} is more than ten years")),
-            seconds => Ok(Self(seconds * SECOND)),
-        }
+        Self::or_zero(text).and_then(|span| if span.0 == 0 { Err(wrong(text)) } else { Ok(span) })
     }
+}
+
+fn wrong(text: &str) -> String {
+    format!("{text:?} is not a length of time such as 90s, 10m, 1h or 14d")
 }
 
 impl fmt::Display for Span {
@@ -60,6 +67,12 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
+}
+
+/// A length of time, if there is one, which may be none at all.
+pub fn some_or_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Span>, D::Error> {
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    text.map(|text| Span::or_zero(&text)).transpose().map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -81,6 +94,8 @@ mod tests {
         assert_eq!("36h".parse::<Span>().unwrap().days(), 2);
         for text in ["", "10", "m", "0s", "-1s", "+1h", "1.5h", "10 m", "99999d"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
+            assert_eq!(Span::or_zero(text).is_ok(), text == "0s", "{text}");
         }
+        assert_eq!(Span::or_zero("0s").unwrap().micros(), 0);
     }
 }
