@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use vedette_benches::{Generator, Slice, slices};
 use vedette_schemas::EventId;
+use vedette_schemas::Received;
 use vedette_schemas::decode::AuditDecoder;
 use vedette_schemas::derive::derive;
 
@@ -104,7 +105,8 @@ fn events() -> Vec<(EventId, Slice)> {
 fn decode(events: &[(EventId, Slice)]) -> RecordBatch {
     let mut decoder = AuditDecoder::with_capacity(events.len());
     for (id, (event, text)) in events {
-        decoder.push_as(*id, "prod", RECEIVED_AT, event, Some(text)).unwrap();
+        let event = Received { id: *id, cluster: "prod", at: RECEIVED_AT, payload: event, text: Some(text) };
+        decoder.push_as(event).unwrap();
     }
     decoder.finish()
 }

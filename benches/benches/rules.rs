@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, Runtime};
 use vedette_analytics::engine::{Engine, Tables};
 use vedette_benches::{Generator, slices};
 use vedette_detections::{Rule, RuleKind, builtin, sql};
-use vedette_schemas::{AuditDecoder, EventId, Table, derive};
+use vedette_schemas::{AuditDecoder, EventId, Received, Table, derive};
 
 /// As in the program.
 #[global_allocator]
@@ -138,7 +138,8 @@ fn from_bytes(runtime: &Runtime) {
     let ours = || {
         let mut decoder = AuditDecoder::with_capacity(EVENTS);
         for (id, (event, text)) in ids.iter().zip(&events) {
-            decoder.push_as(*id, "prod", RECEIVED_AT, event, Some(text)).unwrap();
+            let event = Received { id: *id, cluster: "prod", at: RECEIVED_AT, payload: event, text: Some(text) };
+            decoder.push_as(event).unwrap();
         }
         let tables = Tables::from([(Table::Audit, decoder.finish())]);
         black_box(runtime.block_on(engine.select(&tables)).unwrap());

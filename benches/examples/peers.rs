@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use vedette_analytics::engine::{Engine, Tables};
 use vedette_benches::{Generator, Slice, slices};
 use vedette_detections::{Rule, RuleKind, builtin};
-use vedette_schemas::{AuditDecoder, EventId, Table};
+use vedette_schemas::{AuditDecoder, EventId, Received, Table};
 
 /// As in the program.
 #[global_allocator]
@@ -96,7 +96,8 @@ fn decode(events: &[(EventId, Slice)]) -> Vec<RecordBatch> {
 fn decode_batch(events: &[(EventId, Slice)]) -> RecordBatch {
     let mut decoder = AuditDecoder::with_capacity(events.len());
     for (id, (event, text)) in events {
-        decoder.push_as(*id, CLUSTER, RECEIVED_AT, event, Some(text)).unwrap();
+        let event = Received { id: *id, cluster: CLUSTER, at: RECEIVED_AT, payload: event, text: Some(text) };
+        decoder.push_as(event).unwrap();
     }
     decoder.finish()
 }

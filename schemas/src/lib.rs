@@ -8,7 +8,7 @@ pub mod rebuild;
 pub mod table;
 
 pub use decode::paths::{self, Paths, Step};
-pub use decode::{AuditDecoder, DecodeError, FalcoDecoder};
+pub use decode::{AuditDecoder, DecodeError, FalcoDecoder, Received};
 pub use identity::EventId;
 pub use rebuild::{RebuildError, rebuild_audit, rebuild_falco};
 pub use table::{Column, Kind, Table};

@@ -8,7 +8,7 @@ use arrow::compute::filter_record_batch;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use vedette_journal::{Delivered, Record, Source};
-use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Table, derive};
+use vedette_schemas::{AuditDecoder, EventId, FalcoDecoder, Received, Table, derive};
 
 use super::seen::{Ahead, Seen};
 use super::{Counts, PipelineError, source};
@@ -48,11 +48,10 @@ fn decode_now(records: Vec<Delivered>) -> Decoded {
     for Delivered { partition, record, text, .. } in records {
         let Record { id, cluster, received_at, payload, .. } = &record;
         let row = (*id, cluster.clone());
+        let event = Received { id: *id, cluster, at: *received_at, payload, text: Some(&text) };
         let result = match source(partition.topic).unwrap_or(record.source) {
-            Source::Falco => {
-                falco.push_as(*id, cluster, *received_at, payload, Some(&text)).map(|()| falco_rows.push(row))
-            }
-            _ => audit.push_as(*id, cluster, *received_at, payload, Some(&text)).map(|()| audit_rows.push(row)),
+            Source::Falco => falco.push_as(event).map(|()| falco_rows.push(row)),
+            _ => audit.push_as(event).map(|()| audit_rows.push(row)),
         };
         if let Err(error) = result {
             decoded.dead.push(Record { reason: Some(error.to_string()), ..record });

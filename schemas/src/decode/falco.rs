@@ -1,11 +1,10 @@
 //! Events of Falco and falcosidekick to rows of the `falco` table.
 
 use arrow::array::RecordBatch;
-use bytes::Bytes;
 
 use super::layout::Shape::{Copied, Int64, Moment, Nanoseconds, Text, TextList};
 use super::layout::{Field, Layout, Shape, columnless, field, marks, place};
-use super::{DecodeError, Decoder, time};
+use super::{DecodeError, Decoder, Received, time};
 use crate::identity::EventId;
 use crate::table::{FALCO, Table};
 
@@ -75,20 +74,12 @@ impl FalcoDecoder {
     /// Appends one event as it was received, and gives it its identity. On error nothing is appended.
     pub fn push(&mut self, cluster: &str, received_at: i64, payload: &[u8]) -> Result<EventId, DecodeError> {
         let id = EventId::of(cluster, payload);
-        self.push_as(id, cluster, received_at, payload, None).map(|()| id)
+        self.push_as(Received { id, cluster, at: received_at, payload, text: None }).map(|()| id)
     }
 
-    /// Appends one event whose identity is known. On error nothing is appended. If the payload is a part of `whole`, and that
-    /// is no small one, the columns refer to it, which keeps it in memory as long as them; else they have a copy.
-    pub fn push_as(
-        &mut self,
-        id: EventId,
-        cluster: &str,
-        received_at: i64,
-        payload: &[u8],
-        whole: Option<&Bytes>,
-    ) -> Result<(), DecodeError> {
-        self.0.push(id, cluster, received_at, payload, whole, DecodeError::NotFalco, |row| {
+    /// Appends one event whose identity is known. On error nothing is appended.
+    pub fn push_as(&mut self, event: Received<'_>) -> Result<(), DecodeError> {
+        self.0.push(event, DecodeError::NotFalco, |row| {
             // Go's zero time says that a time is unset.
             row.moment.filter(|micros| *micros != time::ZERO).or(row.copied_moment)
         })

@@ -1,4 +1,4 @@
-//! Where quotes and brackets stand in a JSON text that is known to be one, found as far as somebody asks for them.
+//! Where quotes and brackets stand in a text that is taken to be JSON, found as far as somebody asks for them.
 
 #[cfg(target_arch = "x86_64")]
 use super::block::avx2;

@@ -66,6 +66,19 @@ const DAY: usize = 2;
 const RECEIVED_AT: usize = 3;
 const EVENT_TIME: usize = 4;
 
+/// An event as it was received.
+#[derive(Clone, Copy, Debug)]
+pub struct Received<'a> {
+    pub id: EventId,
+    pub cluster: &'a str,
+    /// Microseconds since 1970, UTC.
+    pub at: i64,
+    pub payload: &'a [u8],
+    /// A text that the payload may be a part of. If it is, and the text is no small one, the columns refer to it, which keeps it in
+    /// memory as long as them; else they have a copy.
+    pub text: Option<&'a Bytes>,
+}
+
 /// What both decoders share.
 struct Decoder {
     layout: &'static Layout,
@@ -82,31 +95,26 @@ impl Decoder {
         Self { layout, columns, row: Row::default(), marks: Marks::default(), scan: Default::default() }
     }
 
-    /// `whole` is a text that the payload may be a part of, which columns then refer to. `complete` fills the columns that
-    /// follow from others and returns the event's own time.
+    /// `complete` fills the columns that follow from others and returns the event's own time.
     fn push(
         &mut self,
-        id: EventId,
-        cluster: &str,
-        received_at: i64,
-        payload: &[u8],
-        whole: Option<&Bytes>,
+        event: Received<'_>,
         stranger: DecodeError,
         complete: impl FnOnce(&mut Row) -> Option<i64>,
     ) -> Result<(), DecodeError> {
-        let (seen, text) = self.read(payload)?;
+        let (seen, text) = self.read(event.payload)?;
         if seen & self.layout.marks == 0 {
             return Err(stranger);
         }
         let row = &mut self.row;
-        let event_time = complete(row).unwrap_or(received_at);
+        let event_time = complete(row).unwrap_or(event.at);
         row.put_rest(self.layout.rest, text);
-        row.put(EVENT_ID, std::str::from_utf8(&id.hex()).unwrap_or_default());
-        row.put(CLUSTER, cluster);
-        row.put_number(DAY, time::day(received_at));
-        row.put_number(RECEIVED_AT, received_at);
+        row.put(EVENT_ID, std::str::from_utf8(&event.id.hex()).unwrap_or_default());
+        row.put(CLUSTER, event.cluster);
+        row.put_number(DAY, time::day(event.at));
+        row.put_number(RECEIVED_AT, event.at);
         row.put_number(EVENT_TIME, event_time);
-        self.columns.append(row, text, whole);
+        self.columns.append(row, text, event.text);
         Ok(())
     }
 

@@ -210,7 +210,8 @@ fn rows_keep_to_themselves() {
 fn decoded_lines(text: &Bytes, share: bool) -> RecordBatch {
     let mut decoder = AuditDecoder::new();
     for (number, line) in text.split(|byte| *byte == b'\n').enumerate() {
-        decoder.push_as(EventId(number as u128), "prod", RECEIVED, line, share.then_some(text)).unwrap();
+        let (id, text) = (EventId(number as u128), share.then_some(text));
+        decoder.push_as(Received { id, cluster: "prod", at: RECEIVED, payload: line, text }).unwrap();
     }
     decoder.finish()
 }
