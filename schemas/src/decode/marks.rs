@@ -8,10 +8,8 @@ use super::block::{self, Carry, Classes};
 const STRIDE: usize = 8;
 
 /// What is known of a text so far. Used again for its memory.
-///
-/// `CONTAINERS` says whether somebody asks for the ends of containers.
 #[derive(Debug, Default)]
-pub struct Marks<const CONTAINERS: bool> {
+pub struct Marks {
     blocks: Vec<Block>,
     carry: Carry,
 }
@@ -27,16 +25,11 @@ struct Block {
     closes: u64,
 }
 
-impl<const CONTAINERS: bool> Marks<CONTAINERS> {
+impl Marks {
     /// Forgets the text before.
     pub fn clear(&mut self) {
         self.blocks.clear();
         self.carry = Carry::default();
-    }
-
-    /// How much of the text is known so far.
-    pub fn reach(&self) -> usize {
-        self.blocks.len() * 64
     }
 
     /// Where the string ends whose first byte after the quote is at `from`, and whether there is a backslash in it.
@@ -106,13 +99,13 @@ impl<const CONTAINERS: bool> Marks<CONTAINERS> {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,pclmulqdq")]
-fn mark_avx2<const CONTAINERS: bool>(marks: &mut Marks<CONTAINERS>, stride: &[u8]) {
+fn mark_avx2(marks: &mut Marks, stride: &[u8]) {
     mark(marks, stride, |block| avx2::classify(block), |bits| avx2::parity(bits));
 }
 
 #[inline(always)]
-fn mark<const CONTAINERS: bool>(
-    marks: &mut Marks<CONTAINERS>,
+fn mark(
+    marks: &mut Marks,
     stride: &[u8],
     classify: impl Fn(&[u8; 64]) -> Classes,
     parity: impl Fn(u64) -> u64,
@@ -121,7 +114,7 @@ fn mark<const CONTAINERS: bool>(
     let mut add = |block: &[u8; 64]| {
         let classes = classify(block);
         let strings = block::strings(&classes, carry, &parity);
-        let outside = if CONTAINERS { !(strings.inside | strings.quotes) } else { 0 };
+        let outside = !(strings.inside | strings.quotes);
         let (opens, closes) = (classes.opens & outside, classes.closes & outside);
         blocks.push(Block { quotes: strings.quotes, backslashes: classes.backslashes, opens, closes });
     };
@@ -143,7 +136,7 @@ mod tests {
         for length in [0, 1, 50, 60, 61, 62, 63, 64, 500, 511, 512, 600] {
             let string = format!("\"{}]\\\"\\\\\"", "x[".repeat(length));
             let text = format!("[[{string}],{{\"a\":[{string}]}}]{}", " ".repeat(length));
-            let (mut marks, mut portable) = (Marks::<true>::default(), Marks::<true>::default());
+            let (mut marks, mut portable) = (Marks::default(), Marks::default());
             let end = text.trim_end().len() - 1;
             assert_eq!(marks.container(text.as_bytes(), 1), Some(end));
             assert_eq!(marks.container(text.as_bytes(), 2), Some(2 + string.len()));

@@ -7,6 +7,7 @@ mod escape;
 mod falco;
 mod index;
 mod labels;
+mod lanes;
 pub(crate) mod layout;
 mod lists;
 mod marks;
@@ -16,6 +17,7 @@ mod pool;
 pub(crate) mod rest;
 mod row;
 mod scan;
+mod strings;
 mod texts;
 pub(crate) mod time;
 mod walk;
@@ -27,7 +29,6 @@ use bytes::Bytes;
 use self::builders::Columns;
 use self::index::LONGEST;
 use self::layout::Layout;
-use self::marks::Marks;
 use self::row::Row;
 use self::scan::{Malformed, Scanner, Tokens};
 use self::walk::Walker;
@@ -85,14 +86,13 @@ struct Decoder {
     columns: Columns,
     /// Kept from event to event for their memory.
     row: Row,
-    marks: Marks<false>,
     scan: scan::Scratch,
 }
 
 impl Decoder {
     fn new(layout: &'static Layout, rows: usize) -> Self {
         let columns = Columns::new(layout.table, rows);
-        Self { layout, columns, row: Row::default(), marks: Marks::default(), scan: Default::default() }
+        Self { layout, columns, row: Row::default(), scan: Default::default() }
     }
 
     /// `complete` fills the columns that follow from others and returns the event's own time.
@@ -133,7 +133,7 @@ impl Decoder {
             };
             if let Ok(event) = event {
                 row.clear(event);
-                let mut walker = Walker::new(event, &mut self.marks);
+                let mut walker = Walker::new(event);
                 if let Ok((seen, _)) = row.object(&mut walker, layout.fields)
                     && walker.ended()
                 {

@@ -41,7 +41,7 @@ struct Child<K> {
 /// Room for a walk over a body, to use again.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    marks: Marks<true>,
+    marks: Marks,
     /// Of the objects that the walk is in, which keys were met.
     met: Vec<bool>,
 }

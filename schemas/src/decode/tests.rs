@@ -419,8 +419,8 @@ fn rows(text: &str, layout: &Layout) -> (Option<Row>, Result<Row, Malformed>) {
         row
     };
     let walk = || {
-        let (mut marks, mut row) = (Marks::default(), cleared());
-        let mut walker = Walker::new(text, &mut marks);
+        let mut row = cleared();
+        let mut walker = Walker::new(text);
         let plain = block::are_plain(text.as_bytes()).1 && text.starts_with('{');
         (plain && row.object(&mut walker, layout.fields).is_ok() && walker.ended()).then_some(row)
     };

@@ -1,28 +1,21 @@
-//! A walk over a text that is taken to be a compact JSON object, until something shows that it is not: strings by where quotes
-//! stand, containers that nobody looks into as a whole.
+//! A walk over a text that is taken to be a compact JSON object, until something shows that it is not. Containers that nobody
+//! looks into are passed as a whole.
 
-use super::escape::is_escape;
-use super::marks::Marks;
-use super::outline;
 use super::scan::{Malformed, Scan, Span, Tokens, scalar_length};
 use super::words::Name;
+use super::{outline, strings};
 
 /// A position in a text without control characters.
 pub struct Walker<'a> {
     text: &'a str,
-    /// Those of the text from `marked` on.
-    marks: &'a mut Marks<false>,
-    marked: usize,
     at: usize,
     /// Whether there was an escape in any string.
     escapes: bool,
 }
 
 impl<'a> Walker<'a> {
-    /// `marks` are those of any text.
-    pub fn new(text: &'a str, marks: &'a mut Marks<false>) -> Self {
-        marks.clear();
-        Self { text, marks, marked: 0, at: 0, escapes: false }
+    pub fn new(text: &'a str) -> Self {
+        Self { text, at: 0, escapes: false }
     }
 
     /// Whether the text ends here.
@@ -43,15 +36,8 @@ impl<'a> Walker<'a> {
     /// The end of the string whose first byte after the quote is at `from`, and whether there is an escape in it.
     #[inline(always)]
     fn string_from(&mut self, from: usize) -> Scan<(usize, bool)> {
-        let text = self.text.as_bytes().get(self.marked..).unwrap_or_default();
-        let Some((quote, escaped)) = self.marks.string(text, from - self.marked) else { return self.lost() };
-        let quote = self.marked + quote;
-        if escaped {
-            self.escapes = true;
-            if !are_escapes(&self.text.as_bytes()[from..quote]) {
-                return self.lost();
-            }
-        }
+        let Some((quote, escaped)) = strings::end(self.text.as_bytes(), from) else { return self.lost() };
+        self.escapes |= escaped;
         Ok((quote, escaped))
     }
 
@@ -60,11 +46,6 @@ impl<'a> Walker<'a> {
     fn container(&mut self) -> Scan<()> {
         let Some(length) = outline::container(self.left()) else { return self.lost() };
         self.at += length;
-        // No need to mark what was passed.
-        if self.at > self.marked + self.marks.reach() {
-            self.marked = self.at;
-            self.marks.clear();
-        }
         Ok(())
     }
 
@@ -178,17 +159,4 @@ impl Tokens for Walker<'_> {
         self.at = end + 1;
         Ok((Span { start, end }, escaped))
     }
-}
-
-/// Whether each backslash in a string's text begins an escape that JSON knows.
-#[inline(never)]
-fn are_escapes(text: &[u8]) -> bool {
-    let mut at = 0;
-    while let Some(next) = text.get(at..).and_then(|left| memchr::memchr(b'\\', left)) {
-        if !is_escape(text, at + next + 1) {
-            return false;
-        }
-        at += next + 2;
-    }
-    true
 }

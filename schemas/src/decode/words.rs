@@ -1,5 +1,7 @@
 //! Short texts as words, to compare them without a call.
 
+use super::lanes::{self, WIDTH};
+
 /// The first and the last bytes of a text, which overlap. Of texts of one length up to 16 bytes no two have the same.
 #[inline(always)]
 pub const fn ends(text: &[u8]) -> [u64; 2] {
@@ -17,15 +19,12 @@ pub const fn ends(text: &[u8]) -> [u64; 2] {
     }
 }
 
-/// Bytes that a name may have with what stands around it.
-const NAME: usize = 32;
-
 /// The name of a field as it stands in compact JSON: with its quotes and the colon that follows.
 #[derive(Clone, Copy, Debug)]
 pub struct Name {
-    words: [u128; 2],
-    /// Ones where the words have bytes.
-    masks: [u128; 2],
+    bytes: [u8; WIDTH],
+    /// Ones for the bytes that follow it.
+    beyond: u32,
     /// With quotes and colon.
     length: usize,
 }
@@ -35,29 +34,25 @@ impl Name {
     pub const fn new(name: &str) -> Self {
         let name = name.as_bytes();
         let length = name.len() + 3;
-        assert!(length <= NAME);
-        let (mut words, mut masks, mut at) = ([0; 2], [0; 2], 0);
+        assert!(length <= WIDTH);
+        let (mut bytes, mut at) = ([0; WIDTH], 0);
         while at < length {
-            let byte = match at {
+            bytes[at] = match at {
                 0 => b'"',
                 at if at <= name.len() => name[at - 1],
                 at => b"\":"[at - 1 - name.len()],
             };
-            assert!(byte != b'\\' && byte >= b' ');
-            words[at / 16] |= (byte as u128) << (8 * (at % 16));
-            masks[at / 16] |= 0xff << (8 * (at % 16));
+            assert!(bytes[at] != b'\\' && bytes[at] >= b' ');
             at += 1;
         }
-        Self { words, masks, length }
+        let beyond = if length < WIDTH { u32::MAX << length } else { 0 };
+        Self { bytes, beyond, length }
     }
 
     /// The length of the name, its quotes and the colon, if the bytes begin with them.
     #[inline(always)]
-    pub fn begins(&self, bytes: &[u8; NAME]) -> Option<usize> {
-        let [first, second] = bytes.as_chunks::<16>().0 else { return None };
-        let differs =
-            |place: usize, bytes: &[u8; 16]| (u128::from_le_bytes(*bytes) ^ self.words[place]) & self.masks[place];
-        (differs(0, first) | differs(1, second) == 0).then_some(self.length)
+    pub fn begins(&self, bytes: &[u8; WIDTH]) -> Option<usize> {
+        (lanes::same(bytes, &self.bytes) | self.beyond == u32::MAX).then_some(self.length)
     }
 }
 
@@ -80,7 +75,7 @@ mod tests {
     #[test]
     fn a_name_begins_where_it_stands_and_nowhere_else() {
         for name in ["", "uid", "impersonatedUser", "authorization.k8s.io/decision"] {
-            let mut bytes = [b'"'; NAME];
+            let mut bytes = [b'"'; WIDTH];
             bytes[1..=name.len()].copy_from_slice(name.as_bytes());
             bytes[name.len() + 2] = b':';
             assert_eq!(Name::new(name).begins(&bytes), Some(name.len() + 3));
