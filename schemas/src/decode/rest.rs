@@ -1,78 +1,90 @@
-//! The rest of an event: what has no column, gathered as JSON text in the event's shape.
+//! The rest of an event: what has no column, as a JSON object in the event's shape.
 
 use super::scan::Span;
 
 /// The key under which `rest` keeps a whole event. Nothing else is in `rest` then.
 pub const WHOLE: &str = "@event";
 
-/// A JSON object under construction. Its text is reused from event to event.
+/// A JSON object under construction, of stretches of the event. Used again for its memory.
 #[derive(Debug, Default)]
 pub struct Rest {
-    text: String,
+    pieces: Vec<Piece>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    /// Members one after another, with the commas between them.
+    Members(Span),
+    /// A member whose key and value have more than the colon between them.
+    Apart(Span, Span),
+    /// The key of an object, whose members follow.
+    Open(Span),
+    Close,
 }
 
 impl Rest {
     pub fn clear(&mut self) {
-        self.text.clear();
+        self.pieces.clear();
     }
 
     /// Adds a member of the event: a key with its quotes, and a value.
-    pub fn put(&mut self, event: &str, key: Span, value: Span) {
-        if value.start == key.end + 1 {
-            // With nothing but the colon between them they are copied in one piece.
-            self.comma();
-            self.text.push_str(Span { start: key.start, end: value.end }.of(event));
+    #[inline(always)]
+    pub fn put(&mut self, key: Span, value: Span) {
+        if value.start != key.end + 1 {
+            self.pieces.push(Piece::Apart(key, value));
+        } else if let Some(Piece::Members(last)) = self.pieces.last_mut()
+            && last.end + 1 == key.start
+        {
+            last.end = value.end;
         } else {
-            self.key(key.of(event));
-            self.text.push_str(value.of(event));
+            self.pieces.push(Piece::Members(Span { start: key.start, end: value.end }));
         }
     }
 
     /// Opens an object; the mark closes it again.
-    pub fn open(&mut self, key: &str) -> usize {
-        let mark = self.text.len();
-        self.key(key);
-        self.text.push('{');
-        mark
+    #[inline(always)]
+    pub fn open(&mut self, key: Span) -> usize {
+        self.pieces.push(Piece::Open(key));
+        self.pieces.len()
     }
 
     /// Closes the object opened at `mark`. Without members it goes, unless `keep` says that it was empty as received.
+    #[inline(always)]
     pub fn close(&mut self, mark: usize, keep: bool) {
-        if self.text.ends_with('{') && !keep {
-            self.text.truncate(mark);
+        if self.pieces.len() == mark && !keep {
+            self.pieces.pop();
         } else {
-            self.text.push('}');
+            self.pieces.push(Piece::Close);
         }
     }
 
-    /// Keeps the whole event and nothing else.
-    pub fn keep_whole(&mut self, event: &str) {
-        self.text.clear();
-        self.key(&format!("\"{WHOLE}\""));
-        self.text.push_str(event);
-    }
-
-    /// The object's text; `None` if it has no members.
-    pub fn finish(&mut self) -> Option<&str> {
-        if self.text.is_empty() {
-            return None;
+    /// Appends the object's text, unless it has no members. `event` is what the spans are of.
+    pub fn write(&self, event: &str, out: &mut String) {
+        if self.pieces.is_empty() {
+            return;
         }
-        self.text.push('}');
-        Some(&self.text)
-    }
-
-    fn comma(&mut self) {
-        if self.text.is_empty() {
-            self.text.push('{');
-        } else if !self.text.ends_with('{') {
-            self.text.push(',');
+        let mut before = "{";
+        for piece in &self.pieces {
+            if !matches!(piece, Piece::Close) {
+                out.push_str(before);
+            }
+            before = ",";
+            match piece {
+                Piece::Members(members) => out.push_str(members.of(event)),
+                Piece::Apart(key, value) => {
+                    out.push_str(key.of(event));
+                    out.push(':');
+                    out.push_str(value.of(event));
+                }
+                Piece::Open(key) => {
+                    out.push_str(key.of(event));
+                    out.push_str(":{");
+                    before = "";
+                }
+                Piece::Close => out.push('}'),
+            }
         }
-    }
-
-    fn key(&mut self, key: &str) {
-        self.comma();
-        self.text.push_str(key);
-        self.text.push(':');
+        out.push('}');
     }
 }
 
@@ -82,19 +94,31 @@ mod tests {
 
     #[test]
     fn objects_nest_and_vanish() {
+        let event = r#"{"user":{},"a":[1],"e":"","b":{"c" : null},"d":{"f":0}}"#;
+        let span = |text: &str| event.find(text).map(|start| Span { start, end: start + text.len() }).unwrap();
         let mut rest = Rest::default();
-        assert_eq!(rest.finish(), None);
-        let mark = rest.open("\"user\"");
+        let written = |rest: &Rest| {
+            let mut text = "before".to_owned();
+            rest.write(event, &mut text);
+            text.split_off(6)
+        };
+        assert_eq!(written(&rest), "");
+        let mark = rest.open(span("\"user\""));
         rest.close(mark, false);
-        assert_eq!(rest.finish(), None, "an object without members leaves nothing, not even the opening brace");
-        let mark = rest.open("\"user\"");
+        assert_eq!(written(&rest), "", "an object without members leaves nothing, not even the opening brace");
+        let mark = rest.open(span("\"user\""));
         rest.close(mark, true);
-        rest.put(r#"{"a":[1]}"#, Span { start: 1, end: 4 }, Span { start: 5, end: 8 });
-        let mark = rest.open("\"b\"");
-        rest.put(r#"{"c" : null}"#, Span { start: 1, end: 4 }, Span { start: 7, end: 11 });
+        rest.put(span("\"a\""), span("[1]"));
+        rest.put(span("\"e\""), span("\"\""));
+        let mark = rest.open(span("\"b\""));
+        rest.put(span("\"c\""), span("null"));
         rest.close(mark, false);
-        let mark = rest.open("\"d\"");
+        let mark = rest.open(span("\"d\""));
         rest.close(mark, false);
-        assert_eq!(rest.finish(), Some(r#"{"user":{},"a":[1],"b":{"c":null}}"#));
+        assert_eq!(written(&rest), r#"{"user":{},"a":[1],"e":"","b":{"c":null}}"#);
+        rest.put(span("\"f\""), span("0"));
+        assert_eq!(written(&rest), r#"{"user":{},"a":[1],"e":"","b":{"c":null},"f":0}"#);
+        rest.clear();
+        assert_eq!(written(&rest), "");
     }
 }

@@ -140,12 +140,15 @@ impl Row {
 
     /// Puts what has no column into a column of its own; `event` is the text that the row was read from.
     pub fn put_rest(&mut self, column: usize, event: &str) {
+        let start = self.own.len();
         if self.whole {
-            self.rest.keep_whole(event.trim_matches([' ', '\n', '\r', '\t']));
+            let event = event.trim_matches([' ', '\n', '\r', '\t']);
+            [r#"{""#, WHOLE, r#"":"#, event, "}"].iter().for_each(|part| self.own.push_str(part));
+        } else {
+            self.rest.write(event, &mut self.own);
         }
-        if let Some(rest) = self.rest.finish() {
-            let span = own(&mut self.own, self.event, rest);
-            self.put_span(column, span);
+        if self.own.len() > start {
+            self.put_span(column, Span { start: self.event + start, end: self.event + self.own.len() });
         }
     }
 
@@ -169,7 +172,7 @@ impl Row {
                 }
                 None => {
                     let value = tokens.value()?;
-                    self.rest.put(tokens.text(), key, value);
+                    self.rest.put(key, value);
                     self.stranger(tokens, key, outer);
                 }
             }
@@ -245,14 +248,14 @@ impl Row {
             }
         };
         if !exact {
-            self.rest.put(tokens.text(), key, Span { start, end: tokens.passed() });
+            self.rest.put(key, Span { start, end: tokens.passed() });
         }
         Ok(())
     }
 
     #[inline(never)]
     fn nested<T: Tokens>(&mut self, tokens: &mut T, fields: &'static [Field], key: Span) -> Scan<()> {
-        let mark = self.rest.open(key.of(tokens.text()));
+        let mark = self.rest.open(key);
         let (_, empty) = self.object(tokens, fields)?;
         self.rest.close(mark, empty);
         Ok(())
