@@ -122,8 +122,13 @@ impl Decoder {
     /// of.
     fn read<'a>(&mut self, payload: &'a [u8]) -> Result<(u64, &'a str), DecodeError> {
         let Self { layout, row, .. } = self;
+        // Looked at from its start on, the event is in the cache when it is asked how it ends.
+        let mut plain = block::are_plain(payload);
         let event = trimmed(payload);
-        let (is_ascii, no_controls) = block::are_plain(event);
+        if event.len() < payload.len() {
+            plain = block::are_plain(event);
+        }
+        let (is_ascii, no_controls) = plain;
         if no_controls && event.starts_with(b"{") && event.len() <= LONGEST {
             #[expect(unsafe_code, reason = "the bytes have been looked at, which need not be done again")]
             let event = match is_ascii {
