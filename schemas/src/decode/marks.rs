@@ -104,12 +104,7 @@ fn mark_avx2(marks: &mut Marks, stride: &[u8]) {
 }
 
 #[inline(always)]
-fn mark(
-    marks: &mut Marks,
-    stride: &[u8],
-    classify: impl Fn(&[u8; 64]) -> Classes,
-    parity: impl Fn(u64) -> u64,
-) {
+fn mark(marks: &mut Marks, stride: &[u8], classify: impl Fn(&[u8; 64]) -> Classes, parity: impl Fn(u64) -> u64) {
     let Marks { blocks, carry } = marks;
     let mut add = |block: &[u8; 64]| {
         let classes = classify(block);

@@ -43,6 +43,17 @@ struct Block {
     wrong_in_object: u64,
 }
 
+impl Block {
+    /// Forgets what is not among those bytes.
+    #[inline(always)]
+    fn cut(&mut self, bytes: u64) {
+        let Self { scalars, begin, escaped, wrong, wrong_in_array, wrong_in_object, .. } = self;
+        for bits in [scalars, begin, escaped, wrong, wrong_in_array, wrong_in_object] {
+            *bits &= bytes;
+        }
+    }
+}
+
 /// What a block must know of the ones before: of each kind whether the last byte was one, as the lowest bit.
 #[derive(Default)]
 struct Before {
@@ -118,42 +129,40 @@ fn follow(text: &[u8], classify: impl Fn(&[u8; 64]) -> Classes, parity: impl Fn(
                 &last
             }
         };
-        let block = before.block(&classify(bytes), &parity);
-        // Which brackets stand between an object and an array.
-        let mut changes = 0;
-        let within = (kinds & 1).wrapping_neg();
-        let mut brackets = block.brackets;
-        let mut used = u64::MAX;
+        let mut block = before.block(&classify(bytes), &parity);
+        // Where what follows stands in an object: at the start, and after each bracket.
+        let (start_kind, mut kinds_after) = (kinds & 1, 0);
+        let (mut brackets, gaps) = (block.brackets, !block.brackets);
+        let mut length = 64;
         while brackets != 0 {
             let place = brackets.trailing_zeros();
             brackets &= brackets.wrapping_sub(1);
             // Curly and square brackets differ in one bit, opening and closing ones in others.
             let byte = u64::from(bytes[place as usize % 64]);
             let kind = byte >> 5 & 1;
-            let around = kinds;
             mismatched |= (kinds ^ kind) & byte >> 2;
             kinds = if byte & 2 != 0 { kinds << 1 | kind } else { kinds >> 1 };
             deepest |= kinds;
-            changes |= ((around ^ kinds) & 1) << place;
+            kinds_after |= (kinds & 1) << place;
             if kinds == 1 {
-                // What follows the container is not part of it.
-                used = u64::MAX >> (63 - place);
+                length = place as usize + 1;
+                block.cut(u64::MAX >> (63 - place));
                 break;
             }
         }
-        // Which bytes stand in objects.
-        let in_object = parity(changes) << 1 ^ within;
-        wrong |= used & (block.wrong | in_object & block.wrong_in_object | !in_object & block.wrong_in_array);
-        scalars += (block.scalars & used).count_ones() as usize;
-        if block.begin & used != 0 {
-            found += each_scalar(text, start, block.begin & used)?;
+        // Which bytes stand in objects: a bit is carried over the bytes from each bracket to the next.
+        let in_object = gaps.wrapping_add(kinds_after << 1 | start_kind) ^ gaps;
+        wrong |= block.wrong | in_object & block.wrong_in_object | !in_object & block.wrong_in_array;
+        scalars += block.scalars.count_ones() as usize;
+        if block.begin != 0 {
+            found += each_scalar(text, start, block.begin)?;
         }
-        if block.escaped & used != 0 && !are_escapes(text, start, block.escaped & used) {
+        if block.escaped != 0 && !are_escapes(text, start, block.escaped) {
             return None;
         }
         if kinds == 1 {
             let right = mismatched & 1 == 0 && wrong == 0 && deepest >> 63 == 0 && scalars == found;
-            return right.then_some(start + used.count_ones() as usize);
+            return right.then_some(start + length);
         }
         start += 64;
     }
