@@ -18,6 +18,20 @@ pub struct Classes {
     pub controls: u64,
 }
 
+/// The block of a text that begins there, if there is one; `last` has room for one that the text does not fill, and blanks.
+#[inline(always)]
+pub fn at<'a>(text: &'a [u8], start: usize, last: &'a mut [u8; 64]) -> Option<&'a [u8; 64]> {
+    let left = text.get(start..)?;
+    match left.first_chunk() {
+        Some(bytes) => Some(bytes),
+        None if left.is_empty() => None,
+        None => {
+            last[..left.len()].copy_from_slice(left);
+            Some(last)
+        }
+    }
+}
+
 /// What a block must know of the one before.
 #[derive(Debug, Default)]
 pub struct Carry {

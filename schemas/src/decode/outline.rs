@@ -120,15 +120,7 @@ fn follow(text: &[u8], classify: impl Fn(&[u8; 64]) -> Classes, parity: impl Fn(
     let mut last = [b' '; 64];
     let mut start = 0;
     loop {
-        let left = text.get(start..)?;
-        let bytes = match left.first_chunk() {
-            Some(bytes) => bytes,
-            None if left.is_empty() => return None,
-            None => {
-                last[..left.len()].copy_from_slice(left);
-                &last
-            }
-        };
+        let bytes = block::at(text, start, &mut last)?;
         let mut block = before.block(&classify(bytes), &parity);
         // Where what follows stands in an object: at the start, and after each bracket.
         let (start_kind, mut kinds_after) = (kinds & 1, 0);

@@ -2,8 +2,8 @@
 //! with the last of them.
 
 use super::escape::unescape;
-use super::marks::Marks;
 use super::words::ends;
+use super::{skip, strings};
 
 /// A step of a path: a key of an object, or a place in an array, from 0.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +41,6 @@ struct Child<K> {
 /// Room for a walk over a body, to use again.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    marks: Marks,
     /// Of the objects that the walk is in, which keys were met.
     met: Vec<bool>,
 }
@@ -87,7 +86,6 @@ impl Paths {
     pub fn find<'a>(&self, body: &'a str, asked: u64, scratch: &mut Scratch, found: &mut Vec<Option<&'a str>>) {
         found.clear();
         found.resize(self.count, None);
-        scratch.marks.clear();
         scratch.met.clear();
         let mut walk = Walk { body, asked, scratch, at: 0 };
         // A body that ends early has no more to find.
@@ -168,7 +166,7 @@ impl<'a> Walk<'a, '_> {
         self.at += 1;
         while left > 0 && self.peek()? == b'"' {
             let start = self.at + 1;
-            let (end, escaped) = self.scratch.marks.string(self.body.as_bytes(), start)?;
+            let (end, escaped) = strings::end(self.body.as_bytes(), start)?;
             self.at = end + 1;
             self.expect(b':')?;
             match self.wanted(node, start, end, escaped, first_met) {
@@ -235,7 +233,7 @@ impl<'a> Walk<'a, '_> {
         if last {
             return None;
         }
-        self.at = self.scratch.marks.container(self.body.as_bytes(), self.at)? + 1;
+        self.at = skip::container(self.body.as_bytes(), self.at)? + 1;
         Some(())
     }
 
@@ -255,8 +253,8 @@ impl<'a> Walk<'a, '_> {
     fn skip(&mut self, first: u8) -> Option<()> {
         let body = self.body.as_bytes();
         self.at = match first {
-            b'"' => self.scratch.marks.string(body, self.at + 1)?.0 + 1,
-            b'{' | b'[' => self.scratch.marks.container(body, self.at + 1)? + 1,
+            b'"' => strings::end(body, self.at + 1)?.0 + 1,
+            b'{' | b'[' => skip::container(body, self.at + 1)? + 1,
             _ => {
                 let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r');
                 let length = body.get(self.at..)?.iter().position(ends);
