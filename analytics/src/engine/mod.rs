@@ -159,9 +159,14 @@ impl Engine {
     }
 
     pub async fn with(rules: Vec<Rule>, options: Options) -> Result<Self, EngineError> {
-        let one_thread = |config: SessionConfig| config.with_target_partitions(1);
+        let settings = |config: SessionConfig| {
+            let mut config = config.with_target_partitions(1);
+            // A second pass only finds that the first has left nothing to do, and hundreds of rules wait for it.
+            config.options_mut().optimizer.max_passes = 1;
+            config
+        };
         let mut engine = Self {
-            context: session_with_lists(options.lists.clone(), one_thread)?,
+            context: session_with_lists(options.lists.clone(), settings)?,
             clock: match options.part {
                 Part::Groups => Clock::led(options.lateness),
                 Part::All | Part::Filters => Clock::new(options.lateness),
