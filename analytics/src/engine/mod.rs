@@ -161,7 +161,7 @@ impl Engine {
     pub async fn with(rules: Vec<Rule>, options: Options) -> Result<Self, EngineError> {
         let settings = |config: SessionConfig| {
             let mut config = config.with_target_partitions(1);
-            // A second pass only finds that the first has left nothing to do, and hundreds of rules wait for it.
+            // In rules a second pass only finds that the first has left nothing to do, and hundreds of them wait for it.
             config.options_mut().optimizer.max_passes = 1;
             config
         };
